@@ -1,0 +1,1 @@
+"""The outside of freshet: settings, wiring, the command line and the reports."""

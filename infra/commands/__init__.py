@@ -1,0 +1,1 @@
+"""The commands of `freshet`, one file each; `infra.cli` imports them by name."""

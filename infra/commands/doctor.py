@@ -1,0 +1,80 @@
+"""`freshet doctor`: is this database whole, and do its tokens score as one forward pass would?"""
+
+from pathlib import Path
+
+import click
+
+from infra.cli import installed_version
+from infra.databases import reading
+from infra.exits import ExitCode
+from infra.options import ANY_PATH, db_option, json_option, read_settings, settings_options
+from infra.output import console, print_json, table
+from infra.wiring import engine_of, versions
+from storage.database import Database
+from storage.doctor import run_checks
+from stream.exactness import ExactnessReport, check_exactness
+
+
+@click.command("doctor")
+@db_option
+@click.option(
+    "--exactness", type=click.IntRange(min=1), metavar="N",
+    help="For N users, compare scores through storage with one masked forward pass.",
+)  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Which users --exactness draws.")
+@click.option("--model", "model_path", type=ANY_PATH, help="Where the checkpoint is now.")
+@settings_options
+@json_option
+def command(
+    db_path: Path,
+    exactness: int | None,
+    seed: int,
+    model_path: Path | None,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Check a database: ranges touch, positions are unique, groups are contiguous, checksums hold.
+
+    With --exactness N it also takes N users with tokens, scores them once through their stored token
+    groups and raw recents and once by a single masked forward pass over the same partition, and
+    prints the largest score difference and the top-10 overlap. Exit code 1 if anything is found.
+    """
+    loaded = read_settings(config_file, assignments)
+    with reading(db_path, loaded) as db:
+        findings = run_checks(db)
+        exact = None if exactness is None else _exactness(db, model_path, exactness, seed)
+    healthy = all(found.ok for found in findings) and (exact is None or exact.ok)
+    if as_json:
+        print_json({
+            "healthy": healthy,
+            "findings": findings,
+            "versions": {"freshet": installed_version(), **versions()},
+            "exactness": exact,
+        })
+    else:
+        rows = [("ok" if found.ok else "FAIL", found.check, found.detail) for found in findings]
+        console().print(table(f"doctor: {db_path}", ["ok", "check", "detail"], rows))
+        _print_exactness(exact)
+        parts = [f"freshet {installed_version()}"]
+        console().print(", ".join(parts + [f"{name} {text}" for name, text in versions().items()]))
+    return ExitCode.OK if healthy else ExitCode.FOUND
+
+
+def _exactness(db: Database, model_path: Path | None, users: int, seed: int) -> ExactnessReport:
+    engine = engine_of(db, model_path)
+    if engine is None:
+        raise click.UsageError("the database has no model, so --exactness has nothing to compare")
+    return check_exactness(db, engine, users=users, seed=seed)
+
+
+def _print_exactness(report: ExactnessReport | None) -> None:
+    if report is None:
+        return
+    console().print(
+        f"exactness: {report.users} users, {report.groups} token groups ({report.state_dtype}),"
+        f" {report.recents} recents, {report.candidates} candidates: largest score difference"
+        f" {report.largest_difference:.2e} (allowed {report.allowed_difference:.0e}), top-10 overlap"
+        f" {report.overlap:.4f} (at least {report.allowed_overlap:g}):"
+        f" {'ok' if report.ok else 'FAIL'}"
+    )

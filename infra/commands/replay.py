@@ -1,0 +1,130 @@
+"""`freshet replay`: a log through the production path, on the event clock."""
+
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from time import perf_counter
+
+import click
+
+from infra.options import (
+    ANY_PATH,
+    FILE,
+    TIME,
+    db_option,
+    json_option,
+    map_option,
+    read_settings,
+    settings_options,
+)
+from infra.output import console, print_json, progress, table
+from infra.settings import Loaded
+from infra.wiring import ReplayPlan, column_overrides, replaying
+from stream.clock import to_ms
+from stream.pipeline import RunSummary
+
+
+@click.command("replay")
+@click.argument("log")
+@db_option
+@click.option(
+    "--model", "model_path", type=ANY_PATH, help="Checkpoint; without one, recent popularity."
+)
+@click.option("--items", "items_path", help="Item file: item_id, text, available, first seen.")
+@click.option("--slates", "slates_path", type=FILE, help="Append slates here, as JSON lines.")
+@map_option
+@click.option("--from", "start", type=TIME, help="Store earlier events without scoring them.")
+@click.option("--until", "end", type=TIME, help="Stop where event time reaches this.")
+@click.option("--max-records", type=click.IntRange(min=1), help="Stop after so many records.")
+@click.option(
+    "--finish", is_flag=True, help="End with a tick, so that all that is due is compressed."
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@settings_options
+@json_option
+def command(
+    log: str,
+    db_path: Path,
+    model_path: Path | None,
+    items_path: str | None,
+    slates_path: Path | None,
+    columns: dict[str, str] | None,
+    start: datetime | None,
+    end: datetime | None,
+    max_records: int | None,
+    finish: bool,
+    quiet: bool,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    r"""Store LOG (a file or a glob), keep tokens fresh on its own clock, write a slate per scored event.
+
+    Stopped at any point, the same command goes on where the database file stopped, with the same
+    slates, tokens and counters as a run without a stop.
+
+    \b
+    freshet replay 'events-*.parquet' --db shop.duckdb --model model.safetensors \
+        --items items.parquet --slates slates.jsonl --map user_id=CustomerID,ts=InvoiceDate
+    """
+    loaded = read_settings(config_file, assignments, *column_overrides(columns))
+    plan = ReplayPlan(
+        log=log,
+        db_path=db_path,
+        model_path=model_path,
+        items_path=items_path,
+        slates_path=slates_path,
+        until_ms=None if end is None else to_ms(end),
+    )
+    started = perf_counter()
+    done = RunSummary()
+    if start is not None:
+        until = to_ms(start) if plan.until_ms is None else min(to_ms(start), plan.until_ms)
+        before = replace(plan, until_ms=until, score=False, slates_path=None)
+        done = _run(before, loaded, "store", max_records, finish=False, quiet=quiet or as_json)
+    left = None if max_records is None else max_records - done.records
+    if left is None or left > 0:
+        after = _run(plan, loaded, "replay", left, finish=finish, quiet=quiet or as_json)
+        done = _sum(done, after)
+    _report(done, perf_counter() - started, as_json=as_json)
+
+
+def _run(
+    plan: ReplayPlan,
+    loaded: Loaded,
+    name: str,
+    max_records: int | None,
+    *,
+    finish: bool,
+    quiet: bool,
+) -> RunSummary:
+    with replaying(plan, loaded) as pipeline, progress(name, max_records, quiet=quiet) as advance:
+        summary = pipeline.run(
+            max_records=max_records,
+            on_progress=lambda at: advance(at.records, max_records, f"{at.slates:,} slates"),
+        )
+        if finish:
+            pipeline.finish()
+    return summary
+
+
+def _sum(one: RunSummary, other: RunSummary) -> RunSummary:
+    seconds = {name: spent + other.seconds.get(name, 0.0) for name, spent in one.seconds.items()}
+    counts = {
+        name: value + getattr(other, name)
+        for name, value in asdict(one).items()
+        if name != "seconds"
+    }
+    return RunSummary(**counts, seconds=seconds)
+
+
+def _report(done: RunSummary, wall_s: float, *, as_json: bool) -> None:
+    figures = {**asdict(done), "wall_s": wall_s}
+    if as_json:
+        print_json(figures)
+        return
+    seconds = figures.pop("seconds")
+    figures["records_per_s"] = done.records / wall_s if wall_s else 0.0
+    rows = [(name.replace("_", " "), value) for name, value in figures.items()]
+    rows += [(f"seconds in {name}", spent) for name, spent in seconds.items()]
+    console().print(table("replay", ["", ""], rows))

@@ -1,0 +1,28 @@
+"""Errors of the outside layer.
+
+InfraError
+├── SettingsError    a configuration file, variable or flag can not be used
+├── InputError       a file named on the command line can not be used
+├── MismatchError    database, checkpoint and settings do not fit together
+└── MissingExtraError  an optional dependency is not installed
+"""
+
+
+class InfraError(Exception):
+    """Base of the errors raised by infra; the message is one line that ends with the remedy."""
+
+
+class SettingsError(InfraError):
+    """A configuration file, environment variable or flag can not be used."""
+
+
+class InputError(InfraError):
+    """A file or value named on the command line can not be used."""
+
+
+class MismatchError(InfraError):
+    """The database, the checkpoint and the settings do not fit together."""
+
+
+class MissingExtraError(InfraError):
+    """An optional dependency is not installed."""

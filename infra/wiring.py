@@ -1,0 +1,274 @@
+"""The composition root: builds sources, engines and pipelines from settings. Nothing else does."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from infra.databases import creating, reading
+from infra.errors import InputError, MismatchError
+from infra.settings import Loaded, Override
+from model.config import ModelConfig
+from model.engine import Engine
+from storage.database import Database
+from storage.identities import Identities
+from storage.models import active
+from stream.clock import WallClock
+from stream.config import EventType, PipelineConfig, StreamConfig
+from stream.inspect import Inspector
+from stream.pipeline import Pipeline
+from stream.sinks import Sink
+from stream.sinks.jsonl import JsonlSink
+from stream.sources import Source
+from stream.sources.bounded import BoundedSource
+from stream.sources.file import FileSource
+
+MODEL_PATH_KEY = "model_path"
+"""Where the database's checkpoint was last; `--model` names another place."""
+LIBRARIES = ("duckdb", "torch", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayPlan:
+    """What a replay reads and writes.
+
+    Attributes:
+        log: file, folder or glob.
+        db_path: database, created if there is none.
+        model_path: checkpoint; None stores events without tokens.
+        items_path: item file, or None.
+        slates_path: JSON lines of slates, or None.
+        until_ms: the log ends where event time reaches this.
+        score: whether scored events yield slates.
+    """
+
+    log: str
+    db_path: Path
+    model_path: Path | None = None
+    items_path: str | None = None
+    slates_path: Path | None = None
+    until_ms: int | None = None
+    score: bool = True
+
+
+def column_overrides(columns: dict[str, str] | None) -> list[Override]:
+    """Return `--map` as settings of the log."""
+    pairs = (columns or {}).items()
+    return [Override(f"log.columns.{name}", column, "--map") for name, column in pairs]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries whose numbers matter."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def load_engine(path: Path) -> Engine:
+    """Return the model of a checkpoint, on one thread.
+
+    Raises:
+        InputError: there is no such file.
+        CheckpointError: the file is damaged or of another kind.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such checkpoint; `freshet train` makes one")
+    return Engine.load(path, threads=1)
+
+
+def engine_of(db: Database, model_path: Path | None) -> Engine | None:
+    """Return the engine of the database's active version; `model_path` says where the file is now.
+
+    Raises:
+        MismatchError: the checkpoint is gone, or is not the version whose tokens the database holds.
+    """
+    row = active(db)
+    if row is None:
+        return None if model_path is None else load_engine(model_path)
+    known = db.get_meta(MODEL_PATH_KEY)
+    path = model_path or (Path(known) if known else None)
+    if path is None or not path.exists():
+        raise MismatchError(
+            f"{path or db.path}: the checkpoint of version {row.version} is not there;"
+            " name it with --model"
+        )
+    engine = load_engine(path)
+    if engine.version != row.version:
+        raise MismatchError(
+            f"{path} is version {engine.version}, {db.path} holds tokens of {row.version};"
+            " use that checkpoint, or replay into a new database"
+        )
+    return engine
+
+
+def pipeline_config(
+    loaded: Loaded, model: ModelConfig | None, *, score: bool = True
+) -> PipelineConfig:
+    """Return what a pipeline is told: the settings, and what the model fixes where nothing is set.
+
+    Raises:
+        MismatchError: a setting says otherwise than the model.
+    """
+    settings = loaded.settings
+    serving, refresh = settings.serving, settings.refresh
+    if model is not None:
+        serving = replace(serving, r_max=_fixed(loaded, "serving.r_max", model.r_max))
+        refresh = replace(
+            refresh,
+            segment_len=_fixed(loaded, "refresh.segment_len", model.segment_len),
+            r_min=_fixed(loaded, "refresh.r_min", model.r_min),
+        )
+    return PipelineConfig(
+        stream=stream_config(loaded, model),
+        serving=serving,
+        refresh=refresh,
+        score=score,
+        rotate_rows=settings.database.rotate_rows,
+        max_runs=settings.database.max_runs,
+    )
+
+
+def bound_config(db: Database, loaded: Loaded, config: PipelineConfig) -> PipelineConfig:
+    """Return the configuration with what the database was built with where nothing is set.
+
+    Settings that decide tokens and verdicts are stored in the database; asking it anything must not
+    need the file of settings it was made with.
+    """
+    stream: dict[str, object] = {}
+    for name in ("lateness_ms", "visit_gap_ms", "max_jump_ms", "unlisted", "event_types"):
+        stored = db.get_meta(name)
+        if stored is None or loaded.is_set(f"stream.{name}"):
+            continue
+        if name == "event_types":
+            stream[name] = msgspec.json.decode(stored, type=dict[str, EventType])
+        else:
+            stream[name] = stored if name == "unlisted" else int(stored)
+    refresh = {
+        name: int(stored)
+        for name in ("segment_len", "r_min")
+        if (stored := db.get_meta(name)) is not None and not loaded.is_set(f"refresh.{name}")
+    }
+    return replace(
+        config,
+        stream=replace(config.stream, **stream),  # type: ignore[arg-type]  # names checked above
+        refresh=replace(config.refresh, **refresh),
+    )
+
+
+def stream_config(loaded: Loaded, model: ModelConfig | None) -> StreamConfig:
+    """Return how events are judged; event types and visits are the model's where none are set.
+
+    Raises:
+        MismatchError: a setting says otherwise than the model.
+    """
+    config = loaded.settings.stream
+    if model is None:
+        return config
+    gap = _fixed(loaded, "stream.visit_gap_ms", model.visit_gap_ms)
+    config = replace(config, visit_gap_ms=gap)
+    weights = model.event_weights or (1.0,) * len(model.event_types)
+    trained = dict(zip(model.event_types, weights, strict=True))
+    if not loaded.is_set("stream.event_types"):
+        types = {name: EventType(weight=weight) for name, weight in trained.items()}
+        return replace(config, event_types=types)
+    for name, weight in trained.items():
+        given = config.event_type(name)
+        if given is not None and given.in_history and given.weight != weight:
+            raise _contradiction(f"stream.event_types.{name}.weight", given.weight, weight)
+    return config
+
+
+def training_config(loaded: Loaded) -> ModelConfig:
+    """Return the model to train: visits and event types as the stream judges them, unless set in [model].
+
+    Raises:
+        MismatchError: [model] and [stream] contradict each other.
+    """
+    model, stream = loaded.settings.model, loaded.settings.stream
+    if not loaded.is_set("model.visit_gap_ms"):
+        model = replace(model, visit_gap_ms=stream.visit_gap_ms)
+    elif loaded.is_set("stream.visit_gap_ms") and model.visit_gap_ms != stream.visit_gap_ms:
+        raise _contradiction("stream.visit_gap_ms", stream.visit_gap_ms, model.visit_gap_ms)
+    if model.event_types or not stream.event_types:
+        return model
+    types = {name: kind for name, kind in sorted(stream.event_types.items()) if kind.in_history}
+    return replace(
+        model,
+        event_types=tuple(types),
+        event_weights=tuple(kind.weight for kind in types.values()),
+    )
+
+
+def open_log(path: str, loaded: Loaded) -> FileSource:
+    """Return the source of a log: a file, a folder or a glob."""
+    return FileSource(path, loaded.settings.log)
+
+
+def open_items(path: str, loaded: Loaded) -> FileSource:
+    """Return the source of an item file."""
+    return FileSource(path, loaded.settings.items)
+
+
+@contextmanager
+def replaying(plan: ReplayPlan, loaded: Loaded) -> Iterator[Pipeline]:
+    """Open everything a replay needs, and close it at the end; the item file is loaded first."""
+    with ExitStack() as stack:
+        engine = None if plan.model_path is None else load_engine(plan.model_path)
+        config = pipeline_config(loaded, engine.config if engine else None, score=plan.score)
+        source: Source = stack.enter_context(closing(open_log(plan.log, loaded)))
+        if plan.until_ms is not None:
+            source = BoundedSource(source, plan.until_ms)
+        db = stack.enter_context(creating(plan.db_path, loaded))
+        sink: Sink | None = None
+        if plan.slates_path is not None:
+            sink = stack.enter_context(closing(JsonlSink(plan.slates_path)))
+        pipeline = Pipeline(
+            db=db,
+            identities=Identities.load(db),
+            engine=engine,
+            source=source,
+            sink=sink,
+            config=bound_config(db, loaded, config),
+            clock=WallClock(),
+        )
+        if plan.model_path is not None:
+            with db.transaction() as tx:
+                db.set_meta(tx, MODEL_PATH_KEY, str(plan.model_path.resolve()))
+        if plan.items_path is not None:
+            with closing(open_items(plan.items_path, loaded)) as items:
+                pipeline.load(items)
+        yield pipeline
+
+
+@contextmanager
+def asking(
+    db_path: Path, model_path: Path | None, loaded: Loaded
+) -> Iterator[tuple[Pipeline, Inspector]]:
+    """Open an existing database for questions: a pipeline that answers requests, and an inspector."""
+    with reading(db_path, loaded) as db:
+        engine = engine_of(db, model_path)
+        config = pipeline_config(loaded, engine.config if engine else None)
+        pipeline = Pipeline(
+            db=db,
+            identities=Identities.load(db),
+            engine=engine,
+            config=bound_config(db, loaded, config),
+            clock=WallClock(),
+        )
+        yield pipeline, Inspector(db, engine)
+
+
+def _fixed(loaded: Loaded, key: str, trained: int) -> int:
+    """Return what the model was trained with; a setting may repeat it, not contradict it."""
+    section, name = key.split(".")
+    given: int = getattr(getattr(loaded.settings, section), name)
+    if loaded.is_set(key) and given != trained:
+        raise _contradiction(key, given, trained)
+    return trained
+
+
+def _contradiction(key: str, given: float, trained: float) -> MismatchError:
+    return MismatchError(
+        f"{key} is {given}, the model says {trained}; remove the setting or train with it"
+    )

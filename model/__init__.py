@@ -1,0 +1,1 @@
+"""Tensors: segment tokens, their backbones, the read-out and the trainer. Imports nothing of ours."""

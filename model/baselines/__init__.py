@@ -1,0 +1,1 @@
+"""Baselines that count: fixed definitions every model is compared with."""

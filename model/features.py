@@ -1,0 +1,155 @@
+"""Features of the read-out: counters per (user, item), visits and popularity.
+
+One definition serves both sides. Serving reads aggregates from the store and calls
+``counter_features``, ``row_features`` and ``log_popularity``; training computes the same values
+as of any past moment from the raw history (``model.asof``). Nothing here needs torch.
+
+Counters of a row cover everything *before the visit the row belongs to*; the visit itself is
+only visible through ``in_visit``, the one before it also through ``in_last_visit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "COUNTER_FEATURES",
+    "DAY_MS",
+    "DECAY_DAYS",
+    "FEATURES",
+    "POPULARITY_DAYS",
+    "SparseFeatures",
+    "counter_features",
+    "log_popularity",
+    "popularity_cut",
+    "row_features",
+    "stack_rows",
+]
+
+DAY_MS = 86_400_000
+DECAY_DAYS: tuple[float, ...] = (7.0, 30.0, 90.0, 365.0)
+"""Time constants of the decayed counts, in days: exp(-age / tau)."""
+POPULARITY_DAYS: tuple[int | None, ...] = (7, 30, 120, None)
+"""Windows of the popularity counts, in days before the cut; None = everything before it."""
+COUNTER_FEATURES: tuple[str, ...] = (
+    "bought",
+    "log_count",
+    *(f"log_decay_{int(days)}d" for days in DECAY_DAYS),
+)
+FEATURES: tuple[str, ...] = (*COUNTER_FEATURES, "in_last_visit", "in_visit")
+"""Columns of a sparse feature row, in order."""
+
+_LAST_VISIT = FEATURES.index("in_last_visit")
+_IN_VISIT = FEATURES.index("in_visit")
+
+
+@dataclass(frozen=True, slots=True)
+class SparseFeatures:
+    """Features of R rows over the candidate items, in compressed rows.
+
+    The read-out is linear in them, so an item may appear twice in one row: its features add up.
+
+    Attributes:
+        row_ptr: int64 [R + 1], entries of row r are ``row_ptr[r]:row_ptr[r + 1]``.
+        item: int64 [nnz], candidate column of each entry.
+        x: float32 [nnz, len(FEATURES)].
+    """
+
+    row_ptr: NDArray[np.int64]
+    item: NDArray[np.int64]
+    x: NDArray[np.float32]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows R."""
+        return self.row_ptr.shape[0] - 1
+
+    def rows(self) -> NDArray[np.int64]:
+        """Row number of each entry, int64 [nnz]."""
+        return np.repeat(np.arange(self.n_rows), np.diff(self.row_ptr))
+
+    def dense(self, n_items: int) -> NDArray[np.float32]:
+        """All features as one float32 [R, n_items, len(FEATURES)] array (tests, inspection)."""
+        out = np.zeros((self.n_rows, n_items, len(FEATURES)), np.float32)
+        np.add.at(out, (self.rows(), self.item), self.x)
+        return out
+
+
+def counter_features(
+    count: NDArray[np.float64], decayed: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Transform counters of (user, item) pairs into features.
+
+    Args:
+        count: [n], summed event weights.
+        decayed: [n, len(DECAY_DAYS)], summed weights times exp(-age / tau) at the row's time.
+
+    Returns:
+        float32 [n, len(COUNTER_FEATURES)]: bought (1 if the count is above 0), log(1 + count),
+        log(1 + decayed count) per time constant. Rounding below zero counts as zero.
+    """
+    positive = np.maximum(np.asarray(count, np.float64), 0.0)
+    out = np.empty((positive.shape[0], len(COUNTER_FEATURES)), np.float32)
+    out[:, 0] = positive > 0.0
+    out[:, 1] = np.log1p(positive)
+    out[:, 2:] = np.log1p(np.maximum(np.asarray(decayed, np.float64), 0.0))
+    return out
+
+
+def log_popularity(counts: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Transform popularity counts, any shape (usually [P, V]), into log(1 + count) float32."""
+    return np.log1p(np.maximum(np.asarray(counts, np.float64), 0.0)).astype(np.float32)
+
+
+def popularity_cut(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """UTC midnight at or before each time; training counts days strictly before it."""
+    return np.asarray(time_ms, np.int64) // DAY_MS * DAY_MS
+
+
+def row_features(
+    items: NDArray[np.int64],
+    count: NDArray[np.float64],
+    decayed: NDArray[np.float64],
+    last_visit: NDArray[np.int64],
+    in_visit: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Build the sparse features of one row from a user's state.
+
+    Args:
+        items: [n], distinct candidate columns of the items bought before the current visit.
+        count: [n], their summed weights.
+        decayed: [n, len(DECAY_DAYS)], their decayed counts at the row's time.
+        last_visit: columns of the items of the visit before the current one.
+        in_visit: columns of the items of the current visit, empty outside a visit.
+
+    Returns:
+        Columns int64 [m] and features float32 [m, len(FEATURES)], for one row of ``stack_rows``.
+    """
+    last = np.unique(np.asarray(last_visit, np.int64))
+    current = np.unique(np.asarray(in_visit, np.int64))
+    columns = np.concatenate([np.asarray(items, np.int64), last, current])
+    x = np.zeros((columns.shape[0], len(FEATURES)), np.float32)
+    n = np.asarray(items).shape[0]
+    x[:n, : len(COUNTER_FEATURES)] = counter_features(count, decayed)
+    x[n : n + last.shape[0], _LAST_VISIT] = 1.0
+    x[n + last.shape[0] :, _IN_VISIT] = 1.0
+    return columns, x
+
+
+def stack_rows(
+    rows: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]],
+) -> SparseFeatures:
+    """Stack the results of ``row_features`` into one ``SparseFeatures``."""
+    lengths = np.array([columns.shape[0] for columns, _ in rows], np.int64)
+    if not rows:
+        empty = np.zeros((0, len(FEATURES)), np.float32)
+        return SparseFeatures(np.zeros(1, np.int64), np.zeros(0, np.int64), empty)
+    return SparseFeatures(
+        np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        np.concatenate([columns for columns, _ in rows]),
+        np.concatenate([x for _, x in rows]),
+    )

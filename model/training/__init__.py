@@ -1,0 +1,1 @@
+"""The parts of the trainer: windows of histories, batches, the loop, validation."""

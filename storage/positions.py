@@ -1,0 +1,184 @@
+"""Positions in the log: which records were stored, up to where events were scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+
+from storage.database import Tx
+from storage.errors import PositionError
+from storage.records import PartitionKey, Reader, partition_dict, partition_table, to_ms
+
+_COUNTS = ("records", "interactions", "dead", "items", "late", "duplicates", "displaced")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RangeRow:
+    """What one transaction took from one partition.
+
+    Attributes:
+        topic: Topic.
+        part: Partition number.
+        first: First offset taken.
+        next_off: Offset after the last one taken.
+        records: Records seen; interactions + dead + items.
+        interactions: Records stored as interactions.
+        dead: Records stored as dead letters.
+        items: Records that were item records.
+        late: Interactions below the watermark at their position.
+        duplicates: Interactions marked as duplicates.
+        displaced: Interactions placed after a segment that was already due.
+        max_event_ms: Largest event time in the range, None without interactions.
+    """
+
+    topic: str
+    part: int
+    first: int
+    next_off: int
+    records: int
+    interactions: int
+    dead: int = 0
+    items: int = 0
+    late: int = 0
+    duplicates: int = 0
+    displaced: int = 0
+    max_event_ms: int | None = None
+
+
+def append(tx: Tx, ranges: Sequence[RangeRow], *, at: datetime, allow_gap: bool = False) -> None:
+    """Record the ranges a transaction stores; empty ones (first = next) are left out.
+
+    Args:
+        tx: The transaction that also stores the rows.
+        ranges: In log order per partition.
+        at: Time of reading.
+        allow_gap: Accept a range that starts after the stored end (records the log no longer has).
+
+    Raises:
+        PositionError: A range overlaps what is stored, leaves a gap, or its counts do not add up.
+    """
+    ends = next_offsets(tx)
+    rows = [row for row in ranges if row.first != row.next_off]
+    for row in rows:
+        _check(row, ends.get((row.topic, row.part)), allow_gap=allow_gap)
+        ends[row.topic, row.part] = row.next_off
+    columns: dict[str, pa.Array] = {
+        "topic": pa.array([row.topic for row in rows], pa.string()),
+        "part": pa.array([row.part for row in rows], pa.int32()),
+        "first_off": pa.array([row.first for row in rows], pa.int64()),
+        "next_off": pa.array([row.next_off for row in rows], pa.int64()),
+    }
+    for name in _COUNTS:
+        columns[name] = pa.array([getattr(row, name) for row in rows], pa.int64())
+    columns["max_event_ms"] = pa.array([row.max_event_ms for row in rows], pa.int64())
+    columns["read_at_ms"] = pa.array([to_ms(at)] * len(rows), pa.int64())
+    tx.insert("position_ranges", pa.table(columns))
+
+
+def next_offsets(reader: Reader) -> dict[PartitionKey, int]:
+    """Return per partition the offset at which reading goes on."""
+    return partition_dict(
+        reader.query(
+            "SELECT topic, part, max(next_off) AS next_off FROM position_ranges "
+            "GROUP BY topic, part ORDER BY topic, part"
+        ),
+        "next_off",
+    )
+
+
+def max_event_ms(reader: Reader) -> dict[PartitionKey, int]:
+    """Return per partition the largest event time seen; the watermark is that minus the lateness."""
+    return partition_dict(
+        reader.query(
+            "SELECT topic, part, epoch_ms(max(max_event)) AS ms FROM position_ranges "
+            "WHERE max_event IS NOT NULL GROUP BY topic, part ORDER BY topic, part"
+        ),
+        "ms",
+    )
+
+
+def set_scored(tx: Tx, offsets: Mapping[PartitionKey, int], at: datetime) -> None:
+    """Store per partition the offset after the last event that was scored."""
+    if not offsets:
+        return
+    table = partition_table(offsets, "next_off")
+    tx.execute(
+        "DELETE FROM scored_positions s USING done d WHERE d.topic = s.topic AND d.part = s.part",
+        tables={"done": table},
+    )
+    times = pa.array([to_ms(at)] * table.num_rows, pa.int64())
+    tx.insert("scored_positions", table.append_column("scored_at_ms", times))
+
+
+def scored_offsets(reader: Reader) -> dict[PartitionKey, int]:
+    """Return per partition the offset after the last event that was scored."""
+    return partition_dict(
+        reader.query("SELECT topic, part, next_off FROM scored_positions ORDER BY topic, part"),
+        "next_off",
+    )
+
+
+def totals(reader: Reader) -> pa.Table:
+    """Return per partition (topic, part, first_off, next_off, gaps) and the sums of the counts."""
+    return reader.query(
+        """
+        SELECT topic, part, min(first_off) AS first_off, max(next_off) AS next_off,
+            count(*) FILTER (before <> first_off) AS gaps,
+            sum(records)::BIGINT AS records, sum(interactions)::BIGINT AS interactions,
+            sum(dead)::BIGINT AS dead, sum(items)::BIGINT AS items, sum(late)::BIGINT AS late,
+            sum(duplicates)::BIGINT AS duplicates, sum(displaced)::BIGINT AS displaced
+        FROM (SELECT *, lag(next_off) OVER (PARTITION BY topic, part ORDER BY first_off) AS before
+              FROM position_ranges)
+        GROUP BY topic, part ORDER BY topic, part
+        """
+    )
+
+
+def compact(tx: Tx) -> int:
+    """Join ranges that touch and return how many rows that saved."""
+    before = int(tx.query("SELECT count(*) AS n FROM position_ranges")["n"][0].as_py())
+    joined = tx.query(
+        """
+        SELECT topic, part, min(first_off) AS first_off, max(next_off) AS next_off,
+            sum(records)::BIGINT AS records, sum(interactions)::BIGINT AS interactions,
+            sum(dead)::BIGINT AS dead, sum(items)::BIGINT AS items, sum(late)::BIGINT AS late,
+            sum(duplicates)::BIGINT AS duplicates, sum(displaced)::BIGINT AS displaced,
+            epoch_ms(max(max_event)) AS max_event_ms, epoch_ms(max(read_at)) AS read_at_ms
+        FROM (
+            SELECT *, sum(starts::INTEGER) OVER (PARTITION BY topic, part ORDER BY first_off) AS island
+            FROM (
+                SELECT *, lag(next_off) OVER (PARTITION BY topic, part ORDER BY first_off)
+                    IS DISTINCT FROM first_off AS starts
+                FROM position_ranges))
+        GROUP BY topic, part, island ORDER BY topic, part, first_off
+        """
+    )
+    if joined.num_rows == before:
+        return 0
+    tx.execute("DELETE FROM position_ranges")
+    tx.insert("position_ranges", joined)
+    return before - int(joined.num_rows)
+
+
+def _check(row: RangeRow, end: int | None, *, allow_gap: bool) -> None:
+    where = f"{row.topic}[{row.part}] {row.first}..{row.next_off}"
+    if row.first > row.next_off:
+        raise PositionError(f"{where}: a range must not end before it starts")
+    if row.records != row.interactions + row.dead + row.items:
+        raise PositionError(
+            f"{where}: {row.records} records are not {row.interactions} interactions + {row.dead} dead "
+            f"+ {row.items} item records"
+        )
+    if row.records > row.next_off - row.first:
+        raise PositionError(f"{where}: {row.records} records do not fit the range")
+    if end is None or row.first == end:
+        return
+    if row.first < end:
+        raise PositionError(f"{where}: stored up to {end} already; seek to {end}")
+    if not allow_gap:
+        raise PositionError(
+            f"{where}: records {end}..{row.first} are missing; seek to {end}, or accept the gap"
+        )

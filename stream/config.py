@@ -1,0 +1,187 @@
+"""Settings of the streaming layer: plain frozen records, convertible from TOML by msgspec."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["history", "scores", "both", "neither"]
+FileFormat = Literal["auto", "parquet", "jsonl", "csv"]
+RecordKind = Literal["interaction", "item"]
+TimeUnit = Literal["s", "ms", "us"]
+
+_MINUTE_MS = 60_000
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventType:
+    """What interactions of one event type do.
+
+    Attributes:
+        role: "history" enters the user's history, "scores" triggers a slate, "both", or "neither"
+            (stored and shown only).
+        weight: what one such interaction adds to counters and popularity.
+    """
+
+    role: Role = "both"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse weights that no sum can carry."""
+        if not math.isfinite(self.weight) or self.weight < 0:
+            raise ValueError(f"weight must be a finite number >= 0, not {self.weight}")
+
+    @property
+    def in_history(self) -> bool:
+        """Whether such interactions enter the history."""
+        return self.role in {"history", "both"}
+
+    @property
+    def scores(self) -> bool:
+        """Whether such interactions trigger a slate."""
+        return self.role in {"scores", "both"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamConfig:
+    """How arriving events are judged.
+
+    A negative `value` is a return: stored and shown, never part of the history, the counters or
+    popularity, and never scored, whatever its type's role.
+
+    Attributes:
+        event_types: role and weight per event type.
+        unlisted: what an event type missing from `event_types` does: a role (weight 1), or
+            "reject" to make it a dead letter.
+        lateness_ms: how far behind the newest event time of its partition an event may arrive and
+            still take its place by event time.
+        max_ahead_ms: an event further ahead of its record's append time is future-dated.
+        max_jump_ms: the same for logs without append times, against the watermark.
+        visit_gap_ms: interactions without a session id closer than this are one visit;
+            0 means the same event time.
+        max_dead_share: a run stops when more than this share of its records is bad ...
+        min_dead_records: ... and at least this many records are bad.
+        max_batch_records: records per poll, so per transaction.
+    """
+
+    event_types: dict[str, EventType] = field(default_factory=dict)
+    unlisted: Literal["history", "scores", "both", "neither", "reject"] = "both"
+    lateness_ms: int = 10 * _MINUTE_MS
+    max_ahead_ms: int = 5 * _MINUTE_MS
+    max_jump_ms: int = 60 * _DAY_MS
+    visit_gap_ms: int = 30 * _MINUTE_MS
+    max_dead_share: float = 0.1
+    min_dead_records: int = 100
+    max_batch_records: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can use."""
+        for name in ("lateness_ms", "max_ahead_ms", "max_jump_ms", "visit_gap_ms"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
+        if not 0 <= self.max_dead_share <= 1:
+            raise ValueError(f"max_dead_share must be between 0 and 1, not {self.max_dead_share}")
+        for name in ("min_dead_records", "max_batch_records"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, not {getattr(self, name)}")
+
+    def event_type(self, name: str) -> EventType | None:
+        """Return what events of type `name` do; None when they are to be rejected."""
+        found = self.event_types.get(name)
+        if found is not None:
+            return found
+        return None if self.unlisted == "reject" else EventType(role=self.unlisted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileConfig:
+    """How a file becomes a log.
+
+    Attributes:
+        columns: canonical field -> column (JSON key) of the file, for fields named differently.
+            "@row" for `seq` takes the record's own offset. `text` of items may name several
+            columns joined by "+".
+        kind: what the records are; JSON lines may override it per line with a "kind" key.
+        format: "auto" goes by the file's suffix.
+        topic: logical name of the log in positions; empty takes the path's or glob's base name.
+        event_type: type of interactions whose file has no such column.
+        ts_unit: unit of numeric times.
+        ts_format: strptime format of textual times; empty means ISO 8601. A time without a zone
+            is UTC.
+        delimiter: of CSV; empty means a tab for .tsv and a comma otherwise.
+    """
+
+    columns: dict[str, str] = field(default_factory=dict)
+    kind: RecordKind = "interaction"
+    format: FileFormat = "auto"
+    topic: str = ""
+    event_type: str = "interaction"
+    ts_unit: TimeUnit = "ms"
+    ts_format: str = ""
+    delimiter: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingConfig:
+    """What a slate holds and what memory the scorer may use.
+
+    Attributes:
+        top_k: items per slate.
+        filter_seen: leave out every item of the user's whole history.
+        deny: item ids that never leave.
+        r_max: longest recent window; beyond it the oldest segments' worth is left out at once.
+        max_users: user states kept in memory.
+        max_bytes: memory of those states, bytes.
+    """
+
+    top_k: int = 10
+    filter_seen: bool = False
+    deny: tuple[str, ...] = ()
+    r_max: int = 256
+    max_users: int = 10_000
+    max_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshConfig:
+    """When aged-out history is compressed.
+
+    Attributes:
+        segment_len: interactions per segment (n).
+        r_min: newest interactions that always stay raw.
+        tick_interval_s: seconds between ticks, aligned to the epoch.
+        visible_delay_s: event-time seconds between a replay's tick and the moment its token groups
+            become readable: the time the compression would have taken.
+        batch_users: users compressed per round, so per transaction.
+    """
+
+    segment_len: int = 64
+    r_min: int = 64
+    tick_interval_s: int = 86_400
+    visible_delay_s: int = 0
+    batch_users: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineConfig:
+    """Everything a pipeline is told.
+
+    Attributes:
+        stream: how events are judged.
+        serving: what slates hold.
+        refresh: when history is compressed.
+        score: whether scored event types yield slates; off for append-only loads.
+        rotate_rows: interactions in the hot table that trigger a rotation into a sorted run.
+        max_runs: sorted runs that trigger a merge.
+        slate_log: newest slates kept in the database; 0 keeps none.
+    """
+
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    serving: ServingConfig = field(default_factory=ServingConfig)
+    refresh: RefreshConfig = field(default_factory=RefreshConfig)
+    score: bool = True
+    rotate_rows: int = 200_000
+    max_runs: int = 16
+    slate_log: int = 0

@@ -1,0 +1,70 @@
+"""Errors of the streaming layer.
+
+StreamError
+├── ConfigError            a setting of the streaming layer cannot be used
+├── SourceError            a source cannot be read
+│   └── GapError           stored positions and the source no longer agree
+├── DeadShareError         more bad records than the configured share: the run stops
+├── PartitionMovedError    a user's events come from a partition of another shard
+├── EvaluationError        a log or target file cannot be evaluated as asked
+│   └── LeakageError       the figures would cover events the model was fitted on
+└── SinkError              a sink did not take slates (retry_after_s says when to try again)
+
+Every message is one line: what happened, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class StreamError(Exception):
+    """Root of this package's errors."""
+
+
+class ConfigError(StreamError):
+    """A setting of the streaming layer cannot be used as given."""
+
+
+class SourceError(StreamError):
+    """A source cannot be read: missing or damaged file, missing column, unusable type."""
+
+
+class GapError(SourceError):
+    """Stored positions and the source disagree: records are gone or the log was replaced."""
+
+
+class DeadShareError(StreamError):
+    """The share of bad records passed the configured limit.
+
+    Attributes:
+        dead: bad records so far in this run.
+        records: records read so far in this run.
+    """
+
+    def __init__(self, message: str, *, dead: int, records: int) -> None:
+        super().__init__(message)
+        self.dead = dead
+        self.records = records
+
+
+class PartitionMovedError(StreamError):
+    """A user's events arrive from a second partition although several shards are configured."""
+
+
+class EvaluationError(StreamError):
+    """A log, target file or period cannot be evaluated as asked."""
+
+
+class LeakageError(EvaluationError):
+    """The figures would cover events that the model was fitted on."""
+
+
+class SinkError(StreamError):
+    """Slates could not be made durable.
+
+    Attributes:
+        retry_after_s: seconds after which a retry may succeed; None when a retry cannot help.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

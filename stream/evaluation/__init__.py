@@ -1,0 +1,1 @@
+"""Measuring what the production path recommends: protocol, methods, figures."""

@@ -1,0 +1,221 @@
+"""Stored history rows as arrays per user: visits, keys, model rows. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model.engine import Rows
+from storage.records import HistoryKey
+from stream.state import HistoryRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from model.engine import Engine
+
+
+_KEY_COLUMNS = HistoryKey._fields
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """One stored row on its way through the scorer, whether it enters the history or not."""
+
+    user_idx: int
+    topic: str
+    part: int
+    off: int
+    event_id: str | None
+    in_history: bool
+    scores: bool
+    history: HistoryRow
+
+
+def table_rows(table: pa.Table) -> list[StoredRow]:
+    """Rows of a stored batch one by one, in its order."""
+    return [
+        StoredRow(
+            user_idx=row["user_idx"],
+            topic=row["topic"],
+            part=row["part"],
+            off=row["off"],
+            event_id=row["event_id"],
+            in_history=row["in_history"],
+            scores=row["scores"],
+            history=HistoryRow(
+                key=HistoryKey(*(row[name] for name in _KEY_COLUMNS)),
+                item_idx=row["item_idx"],
+                event_type=row["event_type"],
+                ts_ms=row["ts_ms"],
+                weight=row["weight"],
+                session_id=row["session_id"],
+            ),
+        )
+        for row in table.to_pylist()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class UserRows:
+    """Rows of one user in history order, one array entry per interaction.
+
+    `h_ts` is the time the model sees, `ts` the event's own; both milliseconds. `first` is the ordinal of the first row.
+    """
+
+    first: int
+    item_idx: NDArray[np.int64]
+    event_type: list[str]
+    ts: NDArray[np.int64]
+    h_ts: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    session_id: list[str | None]
+    keys: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Sequence[HistoryRow], *, first: int) -> UserRows:
+        """Rows given one by one, the first of which has ordinal `first`."""
+        return cls(
+            first,
+            np.array([r.item_idx for r in rows], dtype=np.int64),
+            [r.event_type for r in rows],
+            np.array([r.ts_ms for r in rows], dtype=np.int64),
+            np.array([r.key.h_ts_ms for r in rows], dtype=np.int64),
+            np.array([r.weight for r in rows], dtype=np.float64),
+            [r.session_id for r in rows],
+            np.array([r.key for r in rows], dtype=np.int64).reshape(-1, len(_KEY_COLUMNS)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.item_idx)
+
+    def slice(self, start: int, stop: int | None = None) -> UserRows:
+        """Rows `start:stop` of this run."""
+        cut = slice(start, stop)
+        return UserRows(
+            self.first + start,
+            self.item_idx[cut],
+            self.event_type[cut],
+            self.ts[cut],
+            self.h_ts[cut],
+            self.weight[cut],
+            self.session_id[cut],
+            self.keys[cut],
+        )
+
+    def starting_at(self, first: int) -> UserRows:
+        """The same rows, the first of which has ordinal `first`."""
+        return replace(self, first=first)
+
+    def before(self, off: int | None) -> UserRows:
+        """Rows stored below a log offset; None keeps all."""
+        if off is None:
+            return self
+        kept = np.flatnonzero(self.keys[:, 5] < off)
+        if len(kept) == len(self):
+            return self
+        return UserRows(
+            self.first,
+            self.item_idx[kept],
+            [self.event_type[i] for i in kept],
+            self.ts[kept],
+            self.h_ts[kept],
+            self.weight[kept],
+            [self.session_id[i] for i in kept],
+            self.keys[kept],
+        )
+
+    def key(self, i: int) -> HistoryKey:
+        """History key of row i."""
+        h_ts, h_seq, h_part, h_off, displaced, off = self.keys[i].tolist()
+        return HistoryKey(h_ts, h_seq, h_part, h_off, bool(displaced), off)
+
+    def row(self, i: int) -> HistoryRow:
+        """Row i as one record."""
+        return HistoryRow(
+            key=self.key(i),
+            item_idx=int(self.item_idx[i]),
+            event_type=self.event_type[i],
+            ts_ms=int(self.ts[i]),
+            weight=float(self.weight[i]),
+            session_id=self.session_id[i],
+        )
+
+    def visit_start(self, end: int, gap_ms: int) -> int:
+        """Index at which the visit that ends with row `end - 1` starts."""
+        i = end - 1
+        while i > 0 and self._continues(i, gap_ms):
+            i -= 1
+        return max(i, 0)
+
+    def _continues(self, i: int, gap_ms: int) -> bool:
+        session = self.session_id[i]
+        if session is not None and session == self.session_id[i - 1]:
+            return True
+        return bool(self.h_ts[i] - self.h_ts[i - 1] <= gap_ms)
+
+
+def rows_by_user(table: pa.Table) -> dict[int, UserRows]:
+    """Split storage rows, sorted by user and history order, into one `UserRows` per user; `first` is 0."""
+    if not table.num_rows:
+        return {}
+    users = _ints(table, "user_idx")
+    columns: dict[str, Any] = {
+        name: _ints(table, name) for name in ("item_idx", "ts_ms", "h_ts_ms")
+    }
+    weight = table["weight"].to_numpy().astype(np.float64)
+    types, sessions = table["event_type"].to_pylist(), table["session_id"].to_pylist()
+    keys = np.stack([_ints(table, name) for name in _KEY_COLUMNS], axis=1)
+    starts = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]]))
+    out: dict[int, UserRows] = {}
+    for start, stop in zip(starts, [*starts[1:], len(users)], strict=True):
+        cut = slice(int(start), int(stop))
+        out[int(users[start])] = UserRows(
+            0,
+            columns["item_idx"][cut],
+            types[cut],
+            columns["ts_ms"][cut],
+            columns["h_ts_ms"][cut],
+            weight[cut],
+            sessions[cut],
+            keys[cut],
+        )
+    return out
+
+
+def _ints(table: pa.Table, name: str) -> NDArray[np.int64]:
+    return np.asarray(table[name].to_numpy(zero_copy_only=False).astype(np.int64))
+
+
+EMPTY = UserRows(
+    0,
+    np.empty(0, np.int64),
+    [],
+    np.empty(0, np.int64),
+    np.empty(0, np.int64),
+    np.empty(0),
+    [],
+    np.empty((0, 6), np.int64),
+)
+"""A user without stored history."""
+
+
+def model_rows(item_rows: NDArray[np.int64], engine: Engine, rows: UserRows) -> Rows:
+    """The arrays the model reads for a run of interactions.
+
+    Args:
+        item_rows: model row of every item, indexed by internal id.
+        engine: the model version that reads them.
+        rows: the interactions.
+    """
+    return Rows(
+        item_row=item_rows[rows.item_idx],
+        type_row=engine.type_rows(rows.event_type),
+        time_ms=rows.h_ts,
+        ordinal=np.arange(rows.first, rows.first + len(rows), dtype=np.int64),
+    )

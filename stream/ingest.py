@@ -1,0 +1,294 @@
+"""One polled batch into one transaction: interactions, dead letters, positions. Nothing half-written.
+
+Verdicts (late, future-dated, duplicate, displaced) are made here, at each record's own log position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage import dead_letters, interactions, items, positions
+from storage.positions import RangeRow
+from storage.records import INTERACTION_SCHEMA
+from stream.clock import to_ms
+from stream.errors import GapError
+from stream.events import DeadLetter, EventBatch, Partition
+from stream.judge import Judge, SegmentRule, Verdicts, partition_rows
+from stream.verdicts import NEVER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from storage.database import Database, Tx
+    from storage.identities import Identities
+    from stream.config import StreamConfig
+
+_DEAD_SCHEMA = pa.schema([
+    ("topic", pa.string()),
+    ("part", pa.int32()),
+    ("off", pa.int64()),
+    ("reason", pa.string()),
+    ("detail", pa.string()),
+    ("raw", pa.binary()),
+    ("ingested_at_ms", pa.int64()),
+])
+
+
+@dataclass(slots=True)
+class IngestCounts:
+    """Records by outcome since the process started."""
+
+    records: int = 0
+    interactions: int = 0
+    items: int = 0
+    dead: int = 0
+    late: int = 0
+    displaced: int = 0
+    duplicates: int = 0
+    moved_users: int = 0
+
+    def add(self, other: IngestCounts) -> None:
+        """Add another batch's counts."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """What one transaction wrote: rows as appended (log order within a partition), and counts."""
+
+    rows: pa.Table
+    items: pa.Table
+    counts: IngestCounts
+
+
+class Ingest:
+    """Writes batches; the only component that writes records, positions and identities."""
+
+    def __init__(
+        self, db: Database, identities: Identities, config: StreamConfig, rule: SegmentRule
+    ) -> None:
+        self._db = db
+        self._ids = identities
+        self._config = config
+        self._judge = Judge(config, rule)
+        self.next_offsets: dict[tuple[str, int], int] = positions.next_offsets(db)
+        self.max_event_ms: dict[tuple[str, int], int] = positions.max_event_ms(db)
+        self.counts = IngestCounts()
+
+    def watermarks(self) -> dict[tuple[str, int], int]:
+        """Watermark per partition: newest event time less the allowed lateness, milliseconds."""
+        return {key: ms - self._config.lateness_ms for key, ms in self.max_event_ms.items()}
+
+    def store(self, batch: EventBatch, *, now: datetime, scored: bool = False) -> StoredBatch:
+        """Store one batch in one transaction.
+
+        Args:
+            batch: a poll's result, or a part of one.
+            now: ingest time written beside the rows.
+            scored: also move the scored positions, where nothing scores these records.
+
+        Raises:
+            GapError: the batch starts beyond the stored position.
+        """
+        batch = self._fresh(batch)
+        table, refused = self._judge.refuse(batch.interactions, self.max_event_ms)
+        dead_rows = [*batch.dead, *refused]
+        with self._db.transaction() as tx:
+            rows, moved = self._rows(tx, table, now)
+            interactions.append(tx, rows)
+            self._store_items(tx, batch.items)
+            _store_dead(tx, dead_rows, now)
+            ranges = self._ranges(batch, rows, dead_rows)
+            positions.append(tx, ranges, at=now)
+            if scored:
+                positions.set_scored(tx, {(r.topic, r.part): r.next_off for r in ranges}, now)
+        self._advance(ranges)
+        counts = _count(ranges, moved)
+        self.counts.add(counts)
+        return StoredBatch(rows, batch.items, counts)
+
+    def _fresh(self, batch: EventBatch) -> EventBatch:
+        """Leave out records already stored (a redelivery), refuse a gap."""
+        repeated = False
+        ranges: dict[Partition, tuple[int, int]] = {}
+        for partition, (first, nxt) in batch.ranges.items():
+            stored = self.next_offsets.get((partition.topic, partition.part))
+            if stored is not None and first > stored:
+                raise GapError(
+                    f"{partition}: offsets {stored}..{first - 1} are missing before the polled records; "
+                    "the log was cut or replaced since the last run: rebuild from the log, or use a new database"
+                )
+            repeated |= stored is not None and first < stored
+            ranges[partition] = (max(first, stored if stored is not None else first), nxt)
+        if not repeated:
+            return batch
+        return EventBatch(
+            interactions=batch.interactions.filter(self._is_new(batch.interactions)),
+            items=batch.items.filter(self._is_new(batch.items)),
+            dead=[d for d in batch.dead if d.off >= self.next_offsets.get((d.topic, d.part), 0)],
+            ranges={p: (first, nxt) for p, (first, nxt) in ranges.items() if nxt > first},
+            exhausted=batch.exhausted,
+        )
+
+    def _is_new(self, table: pa.Table) -> pa.Array:
+        keep = np.ones(table.num_rows, dtype=bool)
+        off = table["off"].to_numpy()
+        for key, where in partition_rows(table):
+            keep[where] = off[where] >= self.next_offsets.get(key, 0)
+        return pa.array(keep)
+
+    def _rows(self, tx: Tx, table: pa.Table, now: datetime) -> tuple[pa.Table, int]:
+        """The rows to append, with internal ids and verdicts; and how many came from a foreign partition."""
+        ts = table["ts"]
+        users = self._ids.assign_users(tx, table["user_id"], table["topic"], table["part"], ts)
+        item_idx = self._ids.assign_items(tx, table["item_id"], ts)
+        moved = int(self._ids.foreign(users, table["topic"], table["part"]).sum())
+        verdicts = self._judge.rows(tx, table, users, self.max_event_ms)
+        return _appendable(table, users, item_idx, verdicts, now), moved
+
+    def _store_items(self, tx: Tx, table: pa.Table) -> None:
+        if not table.num_rows:
+            return
+        ts = pc.fill_null(table["ts"], 0)
+        idx = self._ids.assign_items(tx, table["item_id"], ts, source="item")
+        rows = pa.table({
+            "item_idx": idx,
+            "text": table["text"],
+            "available": table["available"],
+            "first_seen_ms": table["ts"],
+            "source": pa.array(["item"] * table.num_rows, pa.string()),
+        })
+        items.upsert(tx, rows)
+
+    def _ranges(
+        self, batch: EventBatch, rows: pa.Table, dead: Sequence[DeadLetter]
+    ) -> list[RangeRow]:
+        out = []
+        per_row = dict(partition_rows(rows))
+        per_item = dict(partition_rows(batch.items))
+        empty = np.empty(0, dtype=np.int64)
+        ts = rows["ts_ms"].to_numpy()
+        flags = {
+            n: rows[n].to_numpy(zero_copy_only=False) for n in ("late", "duplicate", "displaced")
+        }
+        for partition, (first, nxt) in batch.ranges.items():
+            key = (partition.topic, partition.part)
+            where = per_row.get(key, empty)
+            newest = max(self.max_event_ms.get(key, NEVER), int(ts[where].max(initial=NEVER)))
+            out.append(
+                RangeRow(
+                    topic=partition.topic,
+                    part=partition.part,
+                    first=first,
+                    next_off=nxt,
+                    records=nxt - first,
+                    interactions=len(where),
+                    items=len(per_item.get(key, empty)),
+                    dead=sum((d.topic, d.part) == key for d in dead),
+                    late=int(flags["late"][where].sum()),
+                    duplicates=int(flags["duplicate"][where].sum()),
+                    displaced=int(flags["displaced"][where].sum()),
+                    max_event_ms=None if newest == NEVER else newest,
+                )
+            )
+        return out
+
+    def _advance(self, ranges: Sequence[RangeRow]) -> None:
+        for row in ranges:
+            key = (row.topic, row.part)
+            self.next_offsets[key] = row.next_off
+            if row.max_event_ms is not None:
+                self.max_event_ms[key] = row.max_event_ms
+
+
+def _appendable(
+    table: pa.Table,
+    users: NDArray[np.int64],
+    item_idx: NDArray[np.int64],
+    verdicts: Verdicts,
+    now: datetime,
+) -> pa.Table:
+    """Rows in the shape the store appends."""
+    keys = {
+        "h_ts_ms": table["ts"].to_numpy().copy(),
+        "h_seq": table["seq"].to_numpy().copy(),
+        "h_part": table["part"].to_numpy().astype(np.int32),
+        "h_off": table["off"].to_numpy().copy(),
+    }
+    displaced = np.zeros(table.num_rows, dtype=bool)
+    for i, key in verdicts.displaced.items():
+        displaced[i] = True
+        for name, values in keys.items():
+            values[i] = getattr(key, name)
+    columns = {
+        "user_idx": users,
+        "item_idx": item_idx,
+        "event_type": table["event_type"],
+        "ts_ms": table["ts"],
+        "seq": table["seq"],
+        "value": table["value"],
+        "weight": verdicts.weight,
+        "in_history": verdicts.in_history,
+        "scores": verdicts.scores,
+        "duplicate": verdicts.duplicate,
+        "displaced": displaced,
+        "late": verdicts.late,
+        **keys,
+        **{
+            name: table[name]
+            for name in (
+                "event_id",
+                "session_id",
+                "recommendation_id",
+                "props",
+                "topic",
+                "part",
+                "off",
+            )
+        },
+        "append_ts_ms": table["append_ts"],
+        "ingested_at_ms": np.full(table.num_rows, to_ms(now), dtype=np.int64),
+    }
+    schema = INTERACTION_SCHEMA
+    return pa.table({name: columns[name] for name in schema.names}).cast(schema)
+
+
+def _store_dead(tx: Tx, dead: Sequence[DeadLetter], now: datetime) -> None:
+    if not dead:
+        return
+    at = to_ms(now)
+    rows = [
+        {
+            "topic": d.topic,
+            "part": d.part,
+            "off": d.off,
+            "reason": d.reason,
+            "detail": d.detail,
+            "raw": d.raw,
+            "ingested_at_ms": at,
+        }
+        for d in dead
+    ]
+    dead_letters.append(tx, pa.Table.from_pylist(rows, schema=_DEAD_SCHEMA))
+
+
+def _count(ranges: Sequence[RangeRow], moved: int) -> IngestCounts:
+    return IngestCounts(
+        records=sum(r.records for r in ranges),
+        interactions=sum(r.interactions for r in ranges),
+        items=sum(r.items for r in ranges),
+        dead=sum(r.dead for r in ranges),
+        late=sum(r.late for r in ranges),
+        displaced=sum(r.displaced for r in ranges),
+        duplicates=sum(r.duplicates for r in ranges),
+        moved_users=moved,
+    )

@@ -1,0 +1,264 @@
+"""User states from storage, as of a log position: token groups, recent window, counters, visits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from model.engine import TokenBlock
+from model.features import DECAY_DAYS
+from storage import counters as counter_store
+from storage import interactions, tokens
+from stream.history import EMPTY, UserRows, model_rows, rows_by_user
+from stream.state import Counters, UserState, Visit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
+
+    from model.engine import Engine
+    from storage.database import Database, Snapshot
+    from storage.records import HistoryKey
+    from storage.tokens import GroupRow
+    from stream.shared import Shared
+
+StateMode = Literal["tokens", "recents", "swap", "full"]
+_END = 1 << 62
+_EXTEND_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """One state to load.
+
+    `as_of` is the exclusive upper offset in the user's partition, None for everything stored. `mode` is what production
+    reads ("tokens") or a variant for evaluation: the same recent window without tokens ("recents"), with another user's
+    tokens ("swap", from `swap_user_idx`), or the newest raw history as one segment ("full").
+    """
+
+    user_idx: int
+    as_of: int | None = None
+    mode: StateMode = "tokens"
+    swap_user_idx: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRule:
+    """The recent window: at most r_max rows, shortened by whole segments of n; `full_max` bounds the "full" variant."""
+
+    segment_len: int
+    r_max: int
+    window: int | None
+    full_max: int = 512
+
+
+@dataclass(slots=True)
+class _Read:
+    """What one read transaction returned for the users of a load."""
+
+    groups: dict[int, list[GroupRow]]
+    rows: dict[int, UserRows]
+    whole: set[int]
+    counters: dict[int, Counters]
+
+
+class StateLoader:
+    """Loads many users with a few queries inside one read transaction."""
+
+    def __init__(
+        self, db: Database, engine: Engine, shared: Shared, rule: WindowRule, visit_gap_ms: int
+    ) -> None:
+        self._db = db
+        self._engine = engine
+        self._shared = shared
+        self._rule = rule
+        self._gap_ms = visit_gap_ms
+
+    def load(self, requests: Sequence[LoadRequest]) -> list[UserState]:
+        """States in the order of the requests; users may repeat."""
+        if not requests:
+            return []
+        read = self._read(requests)
+        states, pending = [], []
+        for request in requests:
+            state, recents = self._build(request, read)
+            states.append(state)
+            pending.append(recents)
+        for start in range(0, len(states), _EXTEND_BATCH):
+            self._extend(
+                states[start : start + _EXTEND_BATCH], pending[start : start + _EXTEND_BATCH]
+            )
+        return states
+
+    def _extend(self, states: Sequence[UserState], recents: Sequence[UserRows]) -> None:
+        item_rows = self._shared.item_rows()
+        rows = [model_rows(item_rows, self._engine, r) for r in recents]
+        hidden = self._engine.extend([s.cache for s in states], rows)
+        for state, out in zip(states, hidden, strict=True):
+            if len(out):
+                state.hidden = out[-1].float().numpy()
+
+    def _read(self, requests: Sequence[LoadRequest]) -> _Read:
+        as_of: dict[int, int] = {}
+        repeated: set[int] = set()
+        for request in requests:
+            bound = _END if request.as_of is None else request.as_of
+            if request.user_idx in as_of or request.mode == "full":
+                repeated.add(request.user_idx)
+            as_of[request.user_idx] = max(bound, as_of.get(request.user_idx, bound))
+        users = sorted(as_of)
+        swaps = {r.swap_user_idx for r in requests if r.swap_user_idx is not None}
+        group_as_of = {**dict.fromkeys(swaps, _END), **as_of}
+        with self._db.snapshot() as snapshot:
+            groups = self._groups(snapshot, sorted(group_as_of), group_as_of)
+            rows, whole = self._rows(snapshot, users, repeated, groups, as_of)
+            counters = self._counters(snapshot, [u for u in users if u not in whole], rows, as_of)
+        return _Read(groups, rows, whole, counters)
+
+    def _groups(
+        self, snapshot: Snapshot, users: Sequence[int], as_of: Mapping[int, int]
+    ) -> dict[int, list[GroupRow]]:
+        found = tokens.load_groups(
+            snapshot, users, self._engine.version, newest=self._rule.window, as_of=as_of
+        )
+        out: dict[int, list[GroupRow]] = {user: [] for user in users}
+        for group in found:
+            out[group.user_idx].append(group)
+        return out
+
+    def _rows(
+        self,
+        snapshot: Snapshot,
+        users: Sequence[int],
+        repeated: set[int],
+        groups: Mapping[int, list[GroupRow]],
+        as_of: Mapping[int, int],
+    ) -> tuple[dict[int, UserRows], set[int]]:
+        """Recent rows per user; whole histories where the two newest visits reach into closed segments."""
+        simple = [u for u in users if u not in repeated]
+        after: dict[int, HistoryKey] = {u: groups[u][-1].last for u in simple if groups[u]}
+        rows = rows_by_user(interactions.load_recents(snapshot, simple, after=after, as_of=as_of))
+        whole = set(repeated)
+        for user in simple:
+            found = rows.get(user, EMPTY)
+            first = groups[user][-1].last_ordinal + 1 if groups[user] else 0
+            rows[user] = found.starting_at(first)
+            if first and not self._visits_inside(found):
+                whole.add(user)
+        if whole:
+            rows |= rows_by_user(interactions.load_history(snapshot, sorted(whole), as_of=as_of))
+        return rows, whole
+
+    def _visits_inside(self, rows: UserRows) -> bool:
+        """Whether the rows hold the two newest visits whole: older rows exist before them."""
+        newest = rows.visit_start(len(rows), self._gap_ms)
+        return newest > 0 and rows.visit_start(newest, self._gap_ms) > 0
+
+    def _counters(
+        self,
+        snapshot: Snapshot,
+        users: Sequence[int],
+        rows: Mapping[int, UserRows],
+        as_of: Mapping[int, int],
+    ) -> dict[int, Counters]:
+        """Counters before the newest visit of each user, from the store's aggregates."""
+        before = {
+            u: rows[u].key(rows[u].visit_start(len(rows[u]), self._gap_ms))
+            for u in users
+            if len(rows[u])
+        }
+        table = counter_store.load_counters(snapshot, list(users), as_of=as_of, before=before)
+        return _counters_by_user(table, counter_store.counter_ref_ms(snapshot) or 0)
+
+    def _build(self, request: LoadRequest, read: _Read) -> tuple[UserState, UserRows]:
+        user = request.user_idx
+        groups = [] if request.mode == "full" else read.groups[user]
+        rows = read.rows.get(user, EMPTY)
+        counters = read.counters.get(user)
+        if user in read.whole:
+            rows = rows.before(request.as_of)
+        start = rows.visit_start(len(rows), self._gap_ms)
+        if counters is None:
+            counters = self._count(rows.slice(0, start))
+        first = groups[-1].last_ordinal + 1 if groups else 0
+        recents, left_out = self._window(rows, first, request.mode)
+        visit = Visit()
+        for i in range(start, len(rows)):
+            visit.add(rows.row(i))
+        previous = rows.visit_start(start, self._gap_ms)
+        blocks = self._blocks(request, read)
+        state = UserState(
+            user_idx=user,
+            cache=self._engine.new_cache(blocks),
+            counters=counters,
+            visit=visit,
+            last_visit=frozenset(rows.item_idx[previous:start].tolist()),
+            last_key=rows.key(len(rows) - 1) if len(rows) else None,
+            n_history=rows.first + len(rows),
+            first_recent=recents.first,
+            left_out=left_out,
+            groups=len(blocks),
+            covered_through_ms=groups[-1].last.h_ts_ms if blocks and groups else None,
+        )
+        return state, recents
+
+    def _window(self, rows: UserRows, first: int, mode: StateMode) -> tuple[UserRows, int]:
+        """The rows the cache holds, and how many uncovered ones were left out (whole segments, oldest first)."""
+        if mode == "full":
+            return rows.slice(max(0, len(rows) - self._rule.full_max)), 0
+        recents = rows.slice(first - rows.first)
+        over = len(recents) - self._rule.r_max
+        if over <= 0:
+            return recents, 0
+        n = self._rule.segment_len
+        left_out = -(-over // n) * n
+        return recents.slice(left_out), left_out
+
+    def _blocks(self, request: LoadRequest, read: _Read) -> list[TokenBlock]:
+        groups = read.groups[request.user_idx]
+        if request.mode in {"recents", "full"}:
+            return []
+        if request.mode == "tokens":
+            return [token_block(group) for group in groups]
+        foreign = read.groups[request.swap_user_idx] if request.swap_user_idx is not None else []
+        paired = min(len(groups), len(foreign))  # the newest ones, in the places of the user's own
+        return [
+            token_block(own, kv_of=other)
+            for own, other in zip(
+                groups[-paired:] if paired else [], foreign[-paired:] if paired else [], strict=True
+            )
+        ]
+
+    def _count(self, rows: UserRows) -> Counters:
+        counters = Counters(counter_store.counter_ref_ms(self._db) or 0)
+        counters.add_many(rows.item_idx, rows.ts, rows.weight)
+        return counters
+
+
+def token_block(group: GroupRow, kv_of: GroupRow | None = None) -> TokenBlock:
+    """A stored group as the model reads it; `kv_of` puts another group's keys and values in its place."""
+    source = kv_of or group
+    return TokenBlock(
+        segment=group.segment,
+        kv=source.kv_array(),
+        time_ms=group.last.h_ts_ms,
+        ordinal=group.last_ordinal,
+        outputs=source.outputs,
+    )
+
+
+def _counters_by_user(table: pa.Table, ref_ms: int) -> dict[int, Counters]:
+    users = table["user_idx"].to_numpy()
+    item_idx = table["item_idx"].to_numpy()
+    names = ["n", *(f"s{int(days)}" for days in DECAY_DAYS)]
+    sums = np.stack([table[name].to_numpy() for name in names], axis=1)
+    if not len(users):
+        return {}
+    starts = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]])).tolist()
+    return {
+        int(users[start]): Counters(ref_ms, item_idx[start:stop], sums[start:stop])
+        for start, stop in zip(starts, [*starts[1:], len(users)], strict=True)
+    }

@@ -1,0 +1,429 @@
+"""The pipeline: poll, store in one transaction, score, write slates, tick. The same object live and in a replay.
+
+Source, sink, clock, tick source and compressor differ between the two; nothing else does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import msgspec
+
+from storage import interactions, journal, positions, rotation
+from stream.binding import bind
+from stream.clock import from_ms, to_ms
+from stream.cuts import cut, rows_before_item, rows_until
+from stream.errors import ConfigError, DeadShareError
+from stream.events import EventBatch, Partition
+from stream.ingest import Ingest
+from stream.judge import SegmentRule
+from stream.loading import StateLoader, WindowRule
+from stream.popular import PopularScorer
+from stream.refresh import Refresher
+from stream.score import Scorer, StateRequest
+from stream.shared import Shared
+from stream.slate_log import log_slates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    import pyarrow as pa
+
+    from model.engine import Engine
+    from storage.database import Database, Tx
+    from storage.identities import Identities
+    from storage.runs import RunRow
+    from stream.clock import Clock
+    from stream.config import PipelineConfig
+    from stream.loading import StateMode
+    from stream.refresh import Compressor
+    from stream.sinks import Sink
+    from stream.slates import Slate
+    from stream.sources import Source
+
+_T = TypeVar("_T")
+IntervalHook: TypeAlias = "Callable[[Mapping[Partition, int], Mapping[Partition, int]], None]"
+"""Called with the first and next offsets of an inter-tick interval."""
+_STAGES = ("poll", "store", "score", "sink", "tick")
+
+
+@dataclass(slots=True)
+class RunSummary:
+    """What a run did; seconds by stage are process wall time."""
+
+    records: int = 0
+    interactions: int = 0
+    dead: int = 0
+    slates: int = 0
+    ticks: int = 0
+    segments: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class TickReport:
+    """What one tick did."""
+
+    at: datetime
+    segments: int
+    users: int
+    seconds: float
+
+
+class Pipeline:
+    """One shard's loop over a source, a database, a model and a sink.
+
+    Args:
+        db: the shard's database; this pipeline is its only writer.
+        identities: the database's internal ids.
+        engine: the model that scores; None serves popular items and says so.
+        compressor: what compresses segments; None with `engine` means in this process.
+        source: the log; None for a pipeline that only answers requests.
+        sink: where slates go; None drops them.
+        config: everything it is told.
+        clock: ingest times are taken from it.
+    """
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        identities: Identities,
+        engine: Engine | None,
+        config: PipelineConfig,
+        clock: Clock,
+        source: Source | None = None,
+        sink: Sink | None = None,
+        compressor: Compressor | None = None,
+    ) -> None:
+        self.db = db
+        self.identities = identities
+        self.engine = engine
+        self.config = config
+        self._clock = clock
+        self._source = source
+        self._sink = sink
+        bind(db, engine, config, clock.now())
+        rule = SegmentRule(config.refresh.segment_len, config.refresh.r_min)
+        self.ingest = Ingest(db, identities, config.stream, rule)
+        self.shared = Shared(db, identities, engine)
+        self.scorer = self._build_scorer()
+        self._refresher = (
+            None
+            if engine is None
+            else Refresher(db, engine, compressor or engine, self.shared, config.refresh)
+        )
+        self._pending: list[RunRow] = self._refresher.unpublished() if self._refresher else []
+        self._last_tick = _last_tick(db)
+        self._interval_start = dict(self.ingest.next_offsets)
+        self.summary = RunSummary()
+
+    def run(
+        self,
+        *,
+        max_records: int | None = None,
+        on_progress: Callable[[RunSummary], None] | None = None,
+        on_interval: IntervalHook | None = None,
+    ) -> RunSummary:
+        """Work until the source is exhausted, from where the database stands.
+
+        Args:
+            max_records: stop after about this many records of this call.
+            on_progress: called after every batch.
+            on_interval: called with the first and next offsets of what was stored since the previous tick, after it was
+                scored and before the tick changes anything.
+        """
+        self.resume()
+        limit = None if max_records is None else self.summary.records + max_records
+        while limit is None or self.summary.records < limit:
+            room = self.config.stream.max_batch_records
+            room = room if limit is None else min(room, limit - self.summary.records)
+            batch = self._timed("poll", partial(self._poll, room))
+            self.process(batch, on_interval)
+            if on_progress is not None:
+                on_progress(self.summary)
+            if batch.exhausted:
+                break
+        return self.summary
+
+    def resume(self) -> None:
+        """Continue where the database stands: position the source, answer stored but unanswered events."""
+        if self._source is not None:
+            known = set(self._source.partitions())
+            self._source.seek({
+                Partition(*k): off
+                for k, off in self.ingest.next_offsets.items()
+                if Partition(*k) in known
+            })
+        scored = positions.scored_offsets(self.db)
+        behind = {
+            key: (scored.get(key, 0), off)
+            for key, off in self.ingest.next_offsets.items()
+            if scored.get(key, 0) < off
+        }
+        for (topic, part), (first, nxt) in behind.items():
+            rows = interactions.read_range(self.db, topic, part, first, nxt)
+            self._answer(rows, {(topic, part): nxt})
+        self._tick_if_due()
+
+    def _poll(self, size: int) -> EventBatch:
+        if self._source is None:
+            raise ConfigError("this pipeline has no source; build it with one to run it")
+        return self._source.poll(size)
+
+    def process(
+        self,
+        batch: EventBatch,
+        on_interval: IntervalHook | None = None,
+    ) -> None:
+        """Store and score one batch, ticking where its events' times cross a tick."""
+        rest: EventBatch | None = batch
+        while rest is not None and rest.ranges:
+            head, rest = self._next_part(rest)
+            self._store_and_answer(head)
+            if self._due():
+                self._close_interval(on_interval)
+                self._tick_if_due()
+        if batch.exhausted:
+            self._close_interval(on_interval)
+
+    def _next_part(self, batch: EventBatch) -> tuple[EventBatch, EventBatch | None]:
+        """The part of a batch to handle before the next tick, visible run or item record; and the rest."""
+        rows = batch.interactions.num_rows
+        wanted = min(rows, rows_until(batch.interactions["ts"].to_numpy(), self._next_threshold()))
+        if self.config.score:
+            wanted = min(wanted, rows_before_item(batch))
+        if wanted == rows:
+            return batch, None
+        return cut(batch, wanted)
+
+    def _next_threshold(self) -> int:
+        """Event time at which something changes: the next tick, or a run that becomes visible."""
+        now = self.clock_ms
+        if now is None:
+            return -(1 << 62)
+        interval = self.config.refresh.tick_interval_s * 1000
+        threshold = (now // interval + 1) * interval
+        pending = [run.visible_from_ms for run in self._pending if run.visible_from_ms is not None]
+        return min([threshold, *pending])
+
+    @property
+    def clock_ms(self) -> int | None:
+        """The event clock: newest event time stored, milliseconds; None before the first event."""
+        return max(self.ingest.max_event_ms.values(), default=None)
+
+    def _store_and_answer(self, batch: EventBatch) -> None:
+        stored = self._timed(
+            "store",
+            lambda: self.ingest.store(batch, now=self._clock.now(), scored=not self.config.score),
+        )
+        self.summary.records += stored.counts.records
+        self.summary.interactions += stored.counts.interactions
+        self.summary.dead += stored.counts.dead
+        if self.config.score:
+            ends = {(p.topic, p.part): nxt for p, (_, nxt) in batch.ranges.items()}
+            self._answer(stored.rows, ends)
+        if batch.items.num_rows:
+            self._item_changes(batch.items)
+        self._check_dead()
+
+    def _answer(self, rows: pa.Table, ends: Mapping[tuple[str, int], int]) -> None:
+        """Slates for stored rows: durable in the sink before the scored positions move."""
+        slates: list[Slate] = []
+        if self.config.score:
+            slates = self._timed("score", lambda: self.scorer.score_rows(rows))
+        if self._sink is not None and slates:
+            sink = self._sink
+            self._timed("sink", lambda: sink.write(slates))
+        with self.db.transaction() as tx:
+            positions.set_scored(tx, ends, self._clock.now())
+            log_slates(tx, slates, self.identities, keep=self.config.slate_log)
+        self.summary.slates += len(slates)
+
+    def _item_changes(self, items: pa.Table) -> None:
+        with self.db.transaction() as tx:
+            for row in items.select(["item_id", "available"]).to_pylist():
+                detail = {"available": row["available"]}
+                at = self._clock.now()
+                journal.append(
+                    tx, "availability", row["item_id"], detail, self.ingest.next_offsets, at
+                )
+        self.shared.set_available(items)
+
+    def _check_dead(self) -> None:
+        config, summary = self.config.stream, self.summary
+        if (
+            summary.dead >= config.min_dead_records
+            and summary.dead > config.max_dead_share * summary.records
+        ):
+            raise DeadShareError(
+                f"{summary.dead} of {summary.records} records are bad, more than the share of "
+                f"{config.max_dead_share:.0%} allowed by stream.max_dead_share; "
+                "the reasons are in the table dead_letters",
+                dead=summary.dead,
+                records=summary.records,
+            )
+
+    def _tick_number(self) -> int | None:
+        now = self.clock_ms
+        return None if now is None else now // (self.config.refresh.tick_interval_s * 1000)
+
+    def _due(self) -> bool:
+        number = self._tick_number()
+        if number is not None and (self._last_tick is None or number > self._last_tick):
+            return True
+        now = self.clock_ms or 0
+        return any(
+            run.visible_from_ms is not None and run.visible_from_ms <= now for run in self._pending
+        )
+
+    def _tick_if_due(self) -> None:
+        now = self.clock_ms
+        number = self._tick_number()
+        if now is None or number is None:
+            return
+        if self._last_tick is None or number > self._last_tick:
+            self.tick(from_ms(now))
+        elif self._pending:
+            with self.db.transaction() as tx:
+                ready = self._publish(tx, now)
+            self._forget(ready)
+
+    def _close_interval(
+        self,
+        on_interval: IntervalHook | None,
+    ) -> None:
+        if on_interval is None:
+            return
+        ends = {Partition(*key): off for key, off in self.ingest.next_offsets.items()}
+        starts = {p: self._interval_start.get((p.topic, p.part), 0) for p in ends}
+        on_interval(starts, ends)
+        self._interval_start = dict(self.ingest.next_offsets)
+
+    def tick(self, now: datetime) -> TickReport:
+        """Compress what is due, publish what is ready, renew candidates and popularity; in that order, then maintenance."""
+        started = perf_counter()
+        watermarks = self.ingest.watermarks()
+        segments = users = 0
+        if self._refresher is not None:
+            report = self._refresher.run(watermarks, now)
+            segments, users = report.segments, report.users
+            if report.run_id is not None:
+                self._pending = self._refresher.unpublished()
+        self._apply(now, watermarks)
+        self._maintain(watermarks)
+        seconds = perf_counter() - started
+        self.summary.ticks += 1
+        self.summary.segments += segments
+        self.summary.seconds["tick"] += seconds
+        return TickReport(now, segments, users, seconds)
+
+    def _apply(self, now: datetime, watermarks: Mapping[tuple[str, int], int]) -> None:
+        """One transaction from which readers see what the tick changed."""
+        number = self._tick_number()
+        with self.db.transaction() as tx:
+            ready = self._publish(tx, to_ms(now))
+            if watermarks and number is not None:
+                self.shared.record_tick(
+                    tx,
+                    now,
+                    self.ingest.next_offsets,
+                    watermark_ms=max(watermarks.values()),
+                    tick=number,
+                )
+        self.shared.renew()
+        self._last_tick = number
+        self._forget(ready)
+
+    def _publish(self, tx: Tx, now_ms: int) -> list[RunRow]:
+        """Journal every finished run whose time has come; returns them."""
+        if self._refresher is None:
+            return []
+        ready = [
+            run
+            for run in self._pending
+            if run.visible_from_ms is None or run.visible_from_ms <= now_ms
+        ]
+        for run in ready:
+            self._refresher.publish(tx, run.run_id, self.ingest.next_offsets, from_ms(now_ms))
+        return ready
+
+    def _forget(self, published: Sequence[RunRow]) -> None:
+        """Drop cached states that published runs have outdated."""
+        if self._refresher is None:
+            return
+        for run in published:
+            self.scorer.invalidate(self._refresher.touched(run.run_id))
+            self._pending.remove(run)
+
+    def _maintain(self, watermarks: Mapping[tuple[str, int], int]) -> None:
+        """Rotate a hot table grown past its limit into a sorted run, merge runs, join touching position ranges."""
+        if not watermarks or rotation.hot_rows(self.db) < self.config.rotate_rows:
+            return
+        before = min(watermarks.values()) - self.config.stream.visit_gap_ms
+        with self.db.transaction() as tx:
+            rotation.rotate(tx, below=positions.scored_offsets(tx), before_ms=before)
+            rotation.merge_runs(tx, max_runs=self.config.max_runs)
+            positions.compact(tx)
+        self.db.checkpoint()
+
+    def finish(self) -> TickReport | None:
+        """A last tick at the event clock, so that everything due is compressed."""
+        now = self.clock_ms
+        return None if now is None else self.tick(from_ms(now))
+
+    def load(self, source: Source) -> int:
+        """Store everything a source holds without scoring it (an items file); returns the records read."""
+        known = {p: self.ingest.next_offsets.get((p.topic, p.part), 0) for p in source.partitions()}
+        source.seek({p: off for p, off in known.items() if off})
+        records = 0
+        while True:
+            batch = source.poll(self.config.stream.max_batch_records)
+            if batch.ranges:
+                records += self.ingest.store(
+                    batch, now=self._clock.now(), scored=True
+                ).counts.records
+            if batch.exhausted:
+                return records
+
+    def recommend(
+        self,
+        user_id: str,
+        *,
+        at_ms: int | None = None,
+        top_k: int | None = None,
+        mode: StateMode = "tokens",
+    ) -> Slate:
+        """A slate for a request: at the event clock unless a time is given; an unknown user is a cold one."""
+        user = self.identities.find_user(user_id)
+        now = at_ms if at_ms is not None else self.clock_ms or to_ms(self._clock.now())
+        request = StateRequest(-1 if user is None else user, now, mode=mode)
+        slate = self.scorer.slate(request, top_k=top_k)
+        return msgspec.structs.replace(slate, user_id=user_id)
+
+    def _build_scorer(self) -> Scorer | PopularScorer:
+        config = self.config
+        if self.engine is None:
+            return PopularScorer(self.db, self.identities, self.shared, config.serving)
+        window = WindowRule(
+            config.refresh.segment_len, config.serving.r_max, self.engine.config.window
+        )
+        gap = config.stream.visit_gap_ms
+        loader = StateLoader(self.db, self.engine, self.shared, window, gap)
+        return Scorer(loader, self.identities, self.engine, self.shared, config.serving, gap)
+
+    def _timed(self, stage: str, work: Callable[[], _T]) -> _T:
+        started = perf_counter()
+        try:
+            return work()
+        finally:
+            self.summary.seconds[stage] += perf_counter() - started
+
+
+def _last_tick(db: Database) -> int | None:
+    entry = journal.latest(db, "popularity")
+    return None if entry is None else int(entry.detail["tick"])

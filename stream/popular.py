@@ -1,0 +1,94 @@
+"""Slates without a model: popular items of the last 30 days, under the same filters, and saying so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model.features import POPULARITY_DAYS, log_popularity
+from storage import interactions
+from stream.history import table_rows
+from stream.rank import top_items
+from stream.slates import Cause, Coverage, Slate, recommendation_id, request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pyarrow as pa
+
+    from storage.database import Database
+    from storage.identities import Identities
+    from stream.config import ServingConfig
+    from stream.score import StateRequest
+    from stream.shared import Shared
+
+_MONTH = POPULARITY_DAYS.index(30)
+
+
+class PopularScorer:
+    """Answers every scored event with popular items; holds no user state."""
+
+    def __init__(
+        self, db: Database, identities: Identities, shared: Shared, config: ServingConfig
+    ) -> None:
+        self._db = db
+        self._ids = identities
+        self._shared = shared
+        self._config = config
+
+    def invalidate(self, users: Iterable[int]) -> None:
+        """Nothing is kept, so nothing is dropped."""
+
+    def score_rows(self, table: pa.Table) -> list[Slate]:
+        """Slates for the scored rows of a stored batch, in its order."""
+        slates = []
+        for row in table_rows(table):
+            if row.scores:
+                cause = Cause(
+                    topic=row.topic,
+                    partition=row.part,
+                    offset=row.off,
+                    event_id=row.event_id,
+                    ts=row.history.ts_ms,
+                )
+                slates.append(
+                    self._slate(row.user_idx, row.history.ts_ms, cause, row.off + 1, None)
+                )
+        return slates
+
+    def slate(self, request: StateRequest, *, top_k: int | None = None) -> Slate:
+        """One slate for a request."""
+        return self._slate(request.user_idx, request.at_ms, None, request.as_of, top_k)
+
+    def _slate(
+        self, user: int, at_ms: int, cause: Cause | None, as_of: int | None, top_k: int | None
+    ) -> Slate:
+        user_id = self._ids.user_id(user) if user >= 0 else ""
+        seen = None
+        if self._config.filter_seen and user >= 0:
+            bounds = None if as_of is None else {user: as_of}
+            seen = np.asarray(
+                interactions.seen_items(self._db, [user], bounds)["item_idx"].to_numpy()
+            )
+        items = top_items(
+            log_popularity(self._shared.now().popularity[_MONTH]),
+            self._shared.allowed(self._config.deny),
+            seen,
+            self._ids.all_item_ids,
+            top_k or self._config.top_k,
+        )
+        return Slate(
+            id=recommendation_id(cause.topic, cause.partition, cause.offset)
+            if cause
+            else request_id(user_id, at_ms),
+            user_id=user_id,
+            at_ms=at_ms,
+            cause=cause,
+            items=items,
+            model_version="",
+            coverage=Coverage(groups=0, recents=0),
+            reason="popular",
+            readout="popular",
+            popularity_cut_ms=self._shared.now().cut_ms,
+        )

@@ -1,0 +1,38 @@
+"""Slates in memory, for tests and programs that want them directly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stream.errors import SinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stream.slates import Slate
+
+
+class MemorySink:
+    """Keeps slates in a list.
+
+    Attributes:
+        slates: everything written, in order.
+    """
+
+    def __init__(self) -> None:
+        self.slates: list[Slate] = []
+        self._closed = False
+
+    def write(self, slates: Sequence[Slate]) -> None:
+        """Append `slates`.
+
+        Raises:
+            SinkError: the sink is closed.
+        """
+        if self._closed:
+            raise SinkError("the sink is closed; open another")
+        self.slates.extend(slates)
+
+    def close(self) -> None:
+        """Take no more slates."""
+        self._closed = True

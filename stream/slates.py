@@ -1,0 +1,113 @@
+"""Slates: what is recommended, to whom, because of which event, and why in this form."""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID, uuid5
+
+import msgspec
+
+ReasonCode = Literal["personal", "recent_only", "stale_tokens", "cold_user", "popular"]
+ReadOutName = Literal["visit", "line", "popular"]
+
+_NAMESPACE = UUID("6f1d9a0e-3d0c-5b0b-9a52-0c7f6c1d2e43")
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """The event that caused a slate.
+
+    Attributes:
+        topic: of its position.
+        partition: of its position.
+        offset: of its position.
+        event_id: as the producer gave it, or None.
+        ts: its event time, ms since the epoch.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    event_id: str | None = None
+    ts: int
+
+
+class ScoredItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One recommended item and its score (calibrated logit; higher is better)."""
+
+    item_id: str
+    score: float
+
+
+class Coverage(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the user's history the slate has seen.
+
+    Attributes:
+        groups: token groups read.
+        covered_through_ms: event time of the last interaction inside those groups, or None.
+        age_s: seconds from there to the slate's time, or None.
+        recents: raw interactions read after the groups.
+        left_out: interactions in neither, because the recent window was too long.
+    """
+
+    groups: int
+    covered_through_ms: int | None = None
+    age_s: float | None = None
+    recents: int
+    left_out: int = 0
+
+
+class Slate(msgspec.Struct, frozen=True, kw_only=True):
+    """One recommendation.
+
+    Attributes:
+        id: `recommendation_id` of the cause's position, or `request_id` for a request.
+        user_id: external id.
+        at_ms: the time it is for, ms since the epoch.
+        cause: the event that caused it; None for a request.
+        items: best first.
+        model_version: version whose tokens and weights were used; empty without a model.
+        coverage: what of the history was read.
+        reason: why the slate is what it is.
+        readout: "visit" (what next visit?), "line" (what next line of this visit?) or "popular"
+            (no model).
+        popularity_cut_ms: popularity counts events before this UTC midnight; None before any cut.
+    """
+
+    id: str
+    user_id: str
+    at_ms: int
+    cause: Cause | None
+    items: tuple[ScoredItem, ...]
+    model_version: str
+    coverage: Coverage
+    reason: ReasonCode
+    readout: ReadOutName
+    popularity_cut_ms: int | None = None
+
+
+def recommendation_id(topic: str, part: int, off: int) -> str:
+    """Return the id of the slate caused by the record at a position: the same on every repeat."""
+    return str(uuid5(_NAMESPACE, f"{topic}/{part}/{off}"))
+
+
+def request_id(user_id: str, at_ms: int) -> str:
+    """Return the id of the slate answering a request of `user_id` at `at_ms`."""
+    return str(uuid5(_NAMESPACE, f"request/{at_ms}/{user_id}"))
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Slate)
+
+
+def encode_slate(slate: Slate) -> bytes:
+    """Return the slate as one line of JSON, without the newline."""
+    return _ENCODER.encode(slate)
+
+
+def decode_slate(line: bytes) -> Slate:
+    """Return the slate of one JSON line.
+
+    Raises:
+        msgspec.DecodeError: the line is not a slate; the message names the field.
+    """
+    return _DECODER.decode(line)

@@ -1,0 +1,112 @@
+"""Decoded records of one partition, ready to be merged and cut into batches."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from stream.events import INTERACTION_SCHEMA, ITEM_SCHEMA, MAX_RAW_BYTES, DeadLetter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from stream.events import Partition, Reason
+
+Offsets = "NDArray[np.int64]"
+BEFORE_ALL = np.iinfo(np.int64).min
+
+
+@dataclass(slots=True)
+class Records:
+    """Offsets first..after-1 of one partition, decoded.
+
+    Attributes:
+        first: first offset.
+        after: offset after the last one.
+        interactions: rows of INTERACTION_SCHEMA, by offset.
+        items: rows of ITEM_SCHEMA, by offset.
+        dead: bad records, by offset.
+    """
+
+    first: int
+    after: int
+    interactions: pa.Table = field(default_factory=INTERACTION_SCHEMA.empty_table)
+    items: pa.Table = field(default_factory=ITEM_SCHEMA.empty_table)
+    dead: list[DeadLetter] = field(default_factory=list)
+
+    def slice(self, begin: int, end: int) -> Records:
+        """Return the part at offsets begin..end-1."""
+        dead_at = [letter.off for letter in self.dead]
+        return Records(
+            first=begin,
+            after=end,
+            interactions=_slice(self.interactions, begin, end),
+            items=_slice(self.items, begin, end),
+            dead=self.dead[bisect_left(dead_at, begin) : bisect_left(dead_at, end)],
+        )
+
+    def times(self) -> NDArray[np.int64]:
+        """Return the event time per offset, int64[after - first]; BEFORE_ALL where there is none."""
+        times = np.full(self.after - self.first, BEFORE_ALL, dtype=np.int64)
+        if len(self.interactions):
+            times[numpy_of(self.interactions["off"]) - self.first] = numpy_of(
+                self.interactions["ts"]
+            )
+        return times
+
+
+def numpy_of(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return an integer column without nulls as int64[n]."""
+    return np.asarray(column.to_numpy(), dtype=np.int64)
+
+
+def _slice(table: pa.Table, begin: int, end: int) -> pa.Table:
+    offs = numpy_of(table["off"])
+    low, high = int(np.searchsorted(offs, begin)), int(np.searchsorted(offs, end))
+    return table if low == 0 and high == len(offs) else table.slice(low, high - low)
+
+
+def dead_letter(
+    partition: Partition, off: int, reason: Reason, detail: str, raw: bytes
+) -> DeadLetter:
+    """Return a dead letter, its raw bytes cut to MAX_RAW_BYTES."""
+    return DeadLetter(partition.topic, partition.part, off, reason, detail, raw[:MAX_RAW_BYTES])
+
+
+def build_interactions(
+    columns: Mapping[str, pa.Array], partition: Partition, offs: NDArray[np.int64]
+) -> pa.Table:
+    """Return a table of INTERACTION_SCHEMA; columns not given are null."""
+    return _build(INTERACTION_SCHEMA, columns, partition, offs)
+
+
+def build_items(
+    columns: Mapping[str, pa.Array], partition: Partition, offs: NDArray[np.int64]
+) -> pa.Table:
+    """Return a table of ITEM_SCHEMA; columns not given are null."""
+    return _build(ITEM_SCHEMA, columns, partition, offs)
+
+
+def _build(
+    schema: pa.Schema,
+    columns: Mapping[str, pa.Array],
+    partition: Partition,
+    offs: NDArray[np.int64],
+) -> pa.Table:
+    count = len(offs)
+    position = {
+        "topic": pa.repeat(pa.scalar(partition.topic, pa.string()), count),
+        "part": pa.repeat(pa.scalar(partition.part, pa.int32()), count),
+        "off": pa.array(offs, pa.int64()),
+    }
+    arrays = []
+    for name, dtype in zip(schema.names, schema.types, strict=True):
+        array = position.get(name, columns.get(name))
+        arrays.append(pa.nulls(count, dtype) if array is None else array)
+    return pa.Table.from_arrays(arrays, schema=schema)

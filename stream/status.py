@@ -1,0 +1,62 @@
+"""The state of a database at a glance: partitions, tokens, refresh runs, failures, dead letters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from storage import dead_letters
+from storage.runs import failures, list_runs
+
+if TYPE_CHECKING:
+    from storage.database import Database
+
+_LAG = "SELECT * REPLACE (epoch_ms(watermark) AS watermark, epoch_ms(last_read) AS last_read) FROM ingest_lag"
+_COVERAGE = "SELECT * FROM coverage"
+_STALE = """
+    SELECT model_version, count(*) FILTER (due > 0) AS users_due, sum(due)::BIGINT AS segments_due,
+        sum(missing)::BIGINT AS segments_missing, max(uncovered)::BIGINT AS most_uncovered
+    FROM token_staleness GROUP BY model_version ORDER BY model_version"""
+_TABLES = """
+    SELECT (SELECT count(*) FROM users) AS users, (SELECT count(*) FROM items) AS items,
+        (SELECT count(*) FROM rows_all) AS interactions, (SELECT count(*) FROM interactions_hot) AS hot_rows,
+        (SELECT count(*) FROM token_groups) AS token_groups, (SELECT count(*) FROM journal) AS journal_entries"""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What a person asks first.
+
+    Attributes:
+        sizes: rows per kind.
+        partitions: rows of the view `ingest_lag`, times in milliseconds.
+        coverage: rows of the view `coverage`.
+        staleness: due and missing segments per model version.
+        runs: newest refresh runs.
+        failures: refresh failures and quarantined users.
+        dead_letters: number per partition and reason.
+    """
+
+    sizes: Row
+    partitions: list[Row]
+    coverage: list[Row]
+    staleness: list[Row]
+    runs: list[Any]
+    failures: list[Any]
+    dead_letters: list[Row]
+
+
+def status(db: Database, *, run_limit: int = 5) -> Status:
+    """Return the status of a database, read in one snapshot."""
+    with db.snapshot() as read:
+        return Status(
+            sizes=read.query(_TABLES).to_pylist()[0],
+            partitions=read.query(_LAG).to_pylist(),
+            coverage=read.query(_COVERAGE).to_pylist(),
+            staleness=read.query(_STALE).to_pylist(),
+            runs=list(list_runs(read, limit=run_limit)),
+            failures=list(failures(read)),
+            dead_letters=dead_letters.counts(read).to_pylist(),
+        )

@@ -1,0 +1,160 @@
+"""Every source against the contract, and the contract against planted faults."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stream.config import FileConfig
+from stream.events import Partition
+from stream.sources.chain import ChainSource
+from stream.sources.file import FileSource
+from stream.sources.memory import MemorySource
+from tests.contracts import source_contract as contract
+from tests.contracts.faulty_source import FAULTS, Fault, FaultySource
+from tests.contracts.source_logs import (
+    Case,
+    expected,
+    file_case,
+    jsonl_bytes,
+    make_records,
+    with_blanks,
+    write,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILES = (
+    "log.jsonl",
+    "log.jsonl.gz",
+    "log.jsonl.zst",
+    "log.csv",
+    "log.csv.gz",
+    "log.csv.zst",
+    "log.parquet",
+)
+
+
+class TestSingleFile(contract.SourceContract):
+    @pytest.fixture(params=FILES)
+    def case(self, tmp_path: Path, request: pytest.FixtureRequest) -> Case:
+        path = tmp_path / request.param
+        records = make_records(120)
+        lines = records if path.suffix == ".parquet" else with_blanks(records)
+        return file_case(path, lines, lambda: FileSource(path))
+
+
+class TestGlob(contract.SourceContract):
+    @pytest.fixture(params=["jsonl", "parquet", "csv"])
+    def case(self, tmp_path: Path, request: pytest.FixtureRequest) -> Case:
+        return glob_case(tmp_path, request.param)
+
+
+class TestManyFiles(contract.SourceContract):
+    """More files than are kept open at once."""
+
+    @pytest.fixture
+    def case(self, tmp_path: Path) -> Case:
+        log = {}
+        for number in range(34):
+            records = make_records(2, tag=f"f{number}-", start=1_700_000_000_000 + number * 1_700)
+            write(tmp_path / f"{number:02}.jsonl", records)
+            log[Partition("many", number)] = expected(records)
+        return Case(lambda: FileSource(tmp_path, FileConfig(topic="many")), log)
+
+
+class TestMemory(contract.SourceContract):
+    @pytest.fixture
+    def case(self) -> Case:
+        parts = (Partition("memory", 0), Partition("memory", 3))
+        records = make_records(90)
+        lines = [(parts[i % 3 == 0], jsonl_bytes([r]).strip()) for i, r in enumerate(records)]
+        log = {
+            part: expected([r for (p, _), r in zip(lines, records, strict=True) if p == part])
+            for part in parts
+        }
+        return Case(lambda: MemorySource(lines, ended=True), log)
+
+
+class TestChain(contract.SourceContract):
+    @pytest.fixture
+    def case(self, tmp_path: Path) -> Case:
+        first, second = make_records(30, tag="a"), make_records(50, tag="b")
+        write(tmp_path / "a.jsonl", first)
+        write(tmp_path / "b.parquet", second)
+        return Case(
+            lambda: ChainSource([
+                FileSource(tmp_path / "a.jsonl"),
+                FileSource(tmp_path / "b.parquet"),
+            ]),
+            {Partition("a.jsonl", 0): expected(first), Partition("b.parquet", 0): expected(second)},
+        )
+
+
+def glob_case(tmp_path: Path, suffix: str) -> Case:
+    """Three files whose times overlap."""
+    log = {}
+    for number in range(3):
+        records = make_records(
+            20 + number, tag=f"f{number}-", start=1_700_000_000_000 + number * 500
+        )
+        write(tmp_path / f"part-{number}.{suffix}", records)
+        log[Partition("log", number)] = expected(records)
+    config = FileConfig(topic="log")
+    return Case(lambda: FileSource(tmp_path / f"part-*.{suffix}", config), log)
+
+
+# Which invariant each fault breaks; others may fail too.
+BREAKS: dict[Fault, str] = {
+    "drop": "no_record_is_lost",
+    "drop_with_its_range": "ranges_touch",
+    "repeat_row": "no_record_is_repeated",
+    "repeat_batch": "no_record_is_repeated",
+    "reorder": "order_within_a_partition_is_kept",
+    "reorder_by_batch_size": "delivery_order_does_not_depend_on_the_batch_size",
+    "swap_contents": "every_record_stands_at_its_position",
+    "silent_reset": "seek_resumes_exactly",
+    "reset_in_the_middle": "ranges_touch",
+    "reset_others": "seek_leaves_other_partitions_where_they_are",
+    "accept_any_seek": "seek_past_the_end_is_refused",
+    "ignore_seek_when_reading": "seek_in_the_middle_of_reading_is_obeyed",
+    "too_many": "poll_never_exceeds_the_maximum",
+    "never_ends": "exhausted_is_final",
+    "goes_on_after_the_end": "exhausted_is_final",
+    "lose_dead_letter": "no_record_is_lost",
+    "shift_dead_letter": "positions_of_bad_records_are_kept",
+    "range_too_short": "ranges_cover_their_records",
+    "other_columns": "batches_have_the_canonical_columns",
+    "hide_partition": "partitions_are_those_of_the_log",
+    "commit_moves": "commit_changes_nothing",
+    "close_once": "close_can_be_repeated",
+}
+
+
+def failing_checks(case: Case) -> set[str]:
+    failed = set()
+    for check in contract.CHECKS:
+        try:
+            check(case)
+        except AssertionError:
+            failed.add(check.__name__)
+    return failed
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_contract_notices_the_planted_fault(tmp_path: Path, fault: Fault) -> None:
+    good = glob_case(tmp_path, "jsonl")
+    broken = Case(lambda: FaultySource(good.open, fault), good.log)
+    assert BREAKS[fault] in failing_checks(broken)
+
+
+def test_the_contract_finds_nothing_without_a_fault(tmp_path: Path) -> None:
+    good = glob_case(tmp_path, "jsonl")
+    assert failing_checks(Case(lambda: FaultySource(good.open, "none"), good.log)) == set()  # type: ignore[arg-type]
+
+
+def test_every_check_is_broken_by_some_fault() -> None:
+    unbroken = {check.__name__ for check in contract.CHECKS} - set(BREAKS.values())
+    assert unbroken == {"seek_to_an_unknown_partition_is_refused"}  # accept_any_seek breaks it too
