@@ -110,12 +110,11 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _refuse(_usage_text(err), ExitCode.USAGE)
     except click.exceptions.Abort:
         return _refuse("interrupted", ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader (head, less) has left: nobody is there to be told
-        return ExitCode.OK
-    except BaseException as err:
-        if isinstance(err, SystemExit | GeneratorExit):
-            raise
+    except SystemExit as err:
+        if isinstance(err.__context__, BrokenPipeError):  # the reader (head, less) has left
+            return ExitCode.OK
+        raise
+    except BaseException as err:  # noqa: BLE001 - the outermost place: all becomes one line and a code
         if debug:
             traceback.print_exc()
         return _refuse(_error_text(err), exit_code(err))

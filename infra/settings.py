@@ -49,12 +49,14 @@ class DatabaseConfig:
         threads: of DuckDB.
         rotate_rows: new interactions that are moved into a sorted run at once.
         max_runs: sorted runs that are merged into one.
+        slate_log: newest slates kept in the table `slates`; 0 keeps none.
     """
 
     memory_limit: str = "1GB"
     threads: int = 1
     rotate_rows: int = _PIPELINE.rotate_rows
     max_runs: int = _PIPELINE.max_runs
+    slate_log: int = _PIPELINE.slate_log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

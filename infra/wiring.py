@@ -126,6 +126,7 @@ def pipeline_config(
         score=score,
         rotate_rows=settings.database.rotate_rows,
         max_runs=settings.database.max_runs,
+        slate_log=settings.database.slate_log,
     )
 
 

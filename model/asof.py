@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +55,12 @@ class Histories:
     @property
     def n_rows(self) -> int:
         """Number of history rows N."""
-        return self.item.shape[0]
+        return len(self.item)
 
     @property
     def n_users(self) -> int:
         """Number of users U."""
-        return self.ptr.shape[0] - 1
+        return len(self.ptr) - 1
 
     def user(self) -> Ints:
         """User of each row, int64 [N]."""
@@ -204,7 +205,7 @@ def _running_sums(order: Ints, rank: Ints, histories: Histories) -> tuple[Floats
     decayed = np.repeat(count[:, None], len(DECAY_DAYS), axis=1)
     by_rank = np.argsort(rank, kind="stable")
     bounds = np.searchsorted(rank[by_rank], np.arange(1, int(rank.max(initial=0)) + 2))
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds):
         at = by_rank[begin:end]
         row, previous = order[at], order[at - 1]
         days = (histories.ts[row] - histories.ts[previous]) / DAY_MS

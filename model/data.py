@@ -104,18 +104,18 @@ def _times(table: pa.Table) -> Ints:
     column = table["ts" if "ts" in table.column_names else "ts_ms"]
     if pa.types.is_timestamp(column.type):
         column = pc.cast(column, pa.timestamp("ms"), safe=False).cast(pa.int64())
-    return column.to_numpy().astype(np.int64)
+    return np.asarray(column.to_numpy(), np.int64)
 
 
 def _ints(table: pa.Table, name: str) -> Ints:
     if name not in table.column_names:
         return np.zeros(table.num_rows, np.int64)
-    return pc.fill_null(table[name], 0).to_numpy().astype(np.int64)
+    return np.asarray(pc.fill_null(table[name], 0).to_numpy(), np.int64)
 
 
 def _codes(column: pa.ChunkedArray, values: tuple[str, ...]) -> Ints:
     found = pc.index_in(column.cast(pa.string()), pa.array(values, pa.string()))
-    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int64)
 
 
 def _factorize(column: pa.ChunkedArray, rows: Ints) -> tuple[Ints, list[str]]:
@@ -153,7 +153,8 @@ def _sessions(table: pa.Table, source: Ints) -> Ints:
     if "session_id" not in table.column_names:
         return np.full(source.shape[0], -1, np.int64)
     column = table["session_id"].cast(pa.string()).combine_chunks().take(pa.array(source))
-    return pc.fill_null(column.dictionary_encode().indices, -1).to_numpy().astype(np.int64)
+    codes = pc.fill_null(column.dictionary_encode().indices, -1)
+    return np.asarray(codes.to_numpy(), np.int64)
 
 
 def _visits(users: Ints, ts: Ints, session: Ints, gap_ms: int) -> Ints:

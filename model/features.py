@@ -66,7 +66,7 @@ class SparseFeatures:
     @property
     def n_rows(self) -> int:
         """Number of rows R."""
-        return self.row_ptr.shape[0] - 1
+        return len(self.row_ptr) - 1
 
     def rows(self) -> NDArray[np.int64]:
         """Row number of each entry, int64 [nnz]."""

@@ -122,7 +122,8 @@ class ReadOut(nn.Module):
     def _feature_weights(self, part: ReadOutWeights, unit: Tensor) -> Tensor:
         """Weight of each feature for each row, [R, F]; 0 for parts that are off."""
         modulated = (unit * unit.shape[-1] ** 0.5) @ part.modulation.T
-        return (part.weight + modulated) * self.feature_mask
+        weight: Tensor = (part.weight + modulated) * self.feature_mask
+        return weight
 
     def report(self) -> dict[str, object]:
         """Which parts are on, with their weights in words; for people and for the model registry."""

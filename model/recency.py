@@ -22,6 +22,8 @@ TIME_SCALES_MS = (HOUR_MS, 72 * HOUR_MS, 336 * HOUR_MS, 1440 * HOUR_MS, 8760 * H
 """1 hour, 3, 14, 60 and 365 days."""
 ORDINAL_SCALES = (1.5, 6.0, 24.0, 96.0)
 AGE_SCALES = (1.0, 4.0, 16.0)
+_SMALLEST = -60.0
+"""Decays end at exp(-60): numbers below the normal range would slow every product down."""
 ORDINAL_START = (1.0, 1.0, 0.5, 0.25)
 
 
@@ -44,7 +46,7 @@ def decays(distances: Sequence[Tensor], scales: Sequence[Scales], dtype: torch.d
         positive = distance.clamp(min=0).to(dtype)
         torch.mul(_rates(kind, dtype, distance.device), positive, out=out[start:stop])
         start = stop
-    return out.exp_()
+    return out.clamp_(min=_SMALLEST).exp_()
 
 
 @lru_cache(maxsize=32)

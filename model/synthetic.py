@@ -265,9 +265,7 @@ def _measure(
     model: TokenModel, options: SyntheticOptions, seed: int
 ) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.bool_]]:
     """Hits on the switches of the newest segment per mode, and which have few recents."""
-    items, switch = generate_users(
-        options, options.eval_users, np.random.default_rng([seed, 2])
-    )
+    items, switch = generate_users(options, options.eval_users, np.random.default_rng([seed, 2]))
     newest = options.segment * options.closed_segments
     others = np.concatenate([np.roll(items, 1, axis=0)[:, :newest], items[:, newest:]], axis=1)
     hits: dict[str, list[NDArray[np.bool_]]] = {mode: [] for mode in MODES}

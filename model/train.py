@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from model.calibrate import Correction, calibrate
 from model.checkpoint import save_checkpoint
 from model.config import ModelConfig
-from model.data import HistoryLog, prepare_log
+from model.data import prepare_log
 from model.engine import Engine
 from model.errors import TrainingError
 from model.features import DAY_MS

@@ -38,9 +38,9 @@ def connect(path: Path, *, memory_limit: str, threads: int) -> duckdb.DuckDBPyCo
     """
     if not path.parent.is_dir():
         raise StorageError(f"{path}: folder {path.parent} does not exist; create it first")
-    _check_magic(path)
     _reserve(path)
     try:
+        _check_magic(path)  # only now: a second handle closed in the owning process drops its lock
         return _connect(path, memory_limit, threads)
     except BaseException:
         release(path)

@@ -113,7 +113,8 @@ def load_groups(
         if pair in picked
     ]
     table = table.take(pa.array(places, pa.int64()))
-    return from_table(reader, table.sort_by([("user_idx", "ascending"), ("segment", "ascending")]))
+    ordered = table.sort_by([("user_idx", "ascending"), ("segment", "ascending")])
+    return from_table(ordered, lambda user: _user_id(reader, user))
 
 
 def group_counts(

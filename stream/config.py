@@ -122,6 +122,13 @@ class FileConfig:
     ts_format: str = ""
     delimiter: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse formats that describe nothing."""
+        if self.ts_format and "%" not in self.ts_format:
+            raise ValueError(f"ts_format must be a strptime format, not {self.ts_format!r}")
+        if len(self.delimiter) > 1:
+            raise ValueError(f"delimiter must be one character, not {self.delimiter!r}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingConfig:

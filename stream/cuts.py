@@ -75,8 +75,6 @@ def cut(batch: EventBatch, rows: int) -> tuple[EventBatch, EventBatch]:
 
 def _ends(batch: EventBatch, head: pa.Table, tail: pa.Table) -> dict[Partition, int]:
     """Exclusive end of the first part per partition: right after its last row, or before the next part's first."""
-    if not tail.num_rows:
-        return {p: nxt for p, (_, nxt) in batch.ranges.items()}
     ends = {p: first for p, (first, _) in batch.ranges.items()}
     if not head.num_rows:
         return ends | _bounds(tail, "min")

@@ -7,11 +7,13 @@ asked for the whole catalogue, and every baseline is ranked over the same candid
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stream.errors import LeakageError
+from stream.clock import from_ms
+from stream.errors import EvaluationError, LeakageError
 from stream.evaluation.counted import MIX, Counted, fit_baselines, rank_baselines
 from stream.evaluation.figures import ProtocolFigures, figures_of
 from stream.evaluation.production import (
@@ -33,14 +35,16 @@ from stream.evaluation.targets import (
     load_targets,
     sample_targets,
 )
+from stream.loading import FULL_ROWS
 from stream.score import Scorer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from model.engine import Engine
     from stream.evaluation.log import EvaluationLog
-    from stream.pipeline import Pipeline
+    from stream.pipeline import Pipeline, RunSummary
 
     Progress = Callable[[str, int, int], None]
 
@@ -69,7 +73,7 @@ class EvaluationPlan:
         target_file: Fixed targets instead of drawn ones.
         variants: Ways to read a state; the first one is production's.
         after_visit: Also measure the slate after a visit's last line, for production's variant.
-        max_states: At most so many states per protocol, whole users, drawn at random; None = all.
+        max_states: At most so many states per protocol, drawn at random; None = all.
         allow_leakage: Measure events the model was fitted on too, and say so in the report.
     """
 
@@ -137,13 +141,15 @@ class Measurement:
     full_history_rows: int = 0
 
     @property
+    def first_ms(self) -> int:
+        """Time of the first target."""
+        asked = [book for book in self.books if book.targets.protocol != "after_visit"]
+        return min(int(book.targets.states.time_ms.min()) for book in asked)
+
+    @property
     def leaking(self) -> bool:
         """Whether a measured event is not newer than what a model was fitted on."""
-        first = min(int(book.targets.states.time_ms.min()) for book in self._asked())
-        return first <= self.trained_through_ms
-
-    def _asked(self) -> list[RankBook]:
-        return [book for book in self.books if book.targets.protocol != "after_visit"]
+        return bool(self.model_versions) and self.first_ms <= self.trained_through_ms
 
 
 def prepare(log: EvaluationLog, plan: EvaluationPlan) -> Measurement:
@@ -163,20 +169,21 @@ def prepare(log: EvaluationLog, plan: EvaluationPlan) -> Measurement:
 
 
 def measure(
-    measurement: Measurement,
+    measurements: Sequence[Measurement],
     pipeline: Pipeline,
     *,
     on_progress: Progress | None = None,
-    on_records: Callable[[int], None] | None = None,
 ) -> None:
-    """Replay the pipeline's log to its end and rank every target with its model.
+    """Replay the pipeline's log to its end and rank every target on the way with its model.
+
+    A replay may be cut into several calls: the same model goes on where the last one stopped. With
+    another model the figures become the mean of both.
 
     Args:
-        measurement: Where the ranks go; called again with another model, they are averaged.
-        pipeline: A pipeline over the same log and an empty database, or one that stands before the
-            first target.
-        on_progress: Told the stage, what is done and how much there is.
-        on_records: Told the records stored so far.
+        measurements: Where the ranks go: one replay can serve several periods.
+        pipeline: A pipeline over the measured log whose database stands before the targets.
+        on_progress: Told "records" and "states" with what is done and how much there is (0 =
+            not known).
 
     Raises:
         LeakageError: A target is not newer than the model's newest training event.
@@ -184,49 +191,59 @@ def measure(
     engine, scorer = pipeline.engine, pipeline.scorer
     if engine is None or not isinstance(scorer, Scorer):
         raise ValueError("a pipeline without a model has nothing to measure")
-    measurement.trained_through_ms = max(measurement.trained_through_ms, engine.trained_through_ms)
-    check_leakage(measurement)
+    for one in measurements:
+        admit(one, engine)
+    plan = measurements[0].plan
     hook = IntervalScorer(
         scorer,
         pipeline.identities.find_user,
-        measurement.log,
-        measurement.books,
-        measurement.plan.variants,
-        model_number=len(measurement.model_versions),
-        on_states=None if on_progress is None else lambda n, of: on_progress("states", n, of),
+        measurements[0].log,
+        [book for one in measurements for book in one.books],
+        plan.variants,
+        model_number=measurements[0].model_versions.index(engine.version),
+        on_states=None if on_progress is None else partial(on_progress, "states"),
     )
     pipeline.run(
         on_interval=hook,
-        on_progress=None if on_records is None else lambda summary: on_records(summary.records),
+        on_progress=None if on_progress is None else _records(on_progress),
     )
-    measurement.model_versions.append(engine.version)
 
 
-def check_leakage(measurement: Measurement) -> None:
-    """Refuse targets the model was fitted on, unless the plan allows them.
+def _records(on_progress: Progress) -> Callable[[RunSummary], None]:
+    return lambda summary: on_progress("records", summary.records, 0)
+
+
+def admit(measurement: Measurement, engine: Engine) -> None:
+    """Take a model into a measurement.
 
     Raises:
-        LeakageError: A target is not newer than the newest training event.
+        LeakageError: A target is not newer than the model's newest training event, and the plan
+            does not allow that.
     """
-    if measurement.leaking and not measurement.plan.allow_leakage:
+    through = max(measurement.trained_through_ms, engine.trained_through_ms)
+    if measurement.first_ms <= through and not measurement.plan.allow_leakage:
         raise LeakageError(
-            f"the model was fitted on events up to {measurement.trained_through_ms} ms, after the"
-            " first measured event; measure a later period, train on less, or pass --allow-leakage"
-            " to get a report that says so"
+            f"the model was fitted on events through {from_ms(through):%Y-%m-%d %H:%M}, the first"
+            f" measured event is of {from_ms(measurement.first_ms):%Y-%m-%d %H:%M}; measure a later"
+            " period, train on less, or pass --allow-leakage for a report that says so"
         )
+    measurement.trained_through_ms = through
+    measurement.full_history_rows = FULL_ROWS
+    if engine.version not in measurement.model_versions:
+        measurement.model_versions.append(engine.version)
 
 
 def count(measurement: Measurement, on_progress: Progress | None = None) -> None:
     """Fit the baselines on the validation period and rank the targets with them.
 
-    A book whose states no model was asked for is ranked over the whole catalogue.
+    Without a model, over the whole catalogue; else over what the model could recommend.
     """
     plan = measurement.plan
     for book in measurement.books:
         protocol = book.targets.protocol
         if protocol == "after_visit":
             continue
-        if (book.candidate_of < 0).all():
+        if not measurement.model_versions:
             everything = np.arange(len(book.targets.states))
             book.stood(everything, np.ones(book.events.n_items, dtype=bool))
         validation = _drawn(measurement.log, plan, protocol, "validation")
@@ -235,13 +252,23 @@ def count(measurement: Measurement, on_progress: Progress | None = None) -> None
         rank_baselines(
             book,
             counted,
-            None if on_progress is None else lambda n, of: on_progress("baselines", n, of),
+            None if on_progress is None else partial(on_progress, "baselines"),
         )
 
 
 def figures(measurement: Measurement) -> Evaluation:
-    """Return the figures of everything ranked so far."""
+    """Return the figures of everything ranked so far.
+
+    Raises:
+        EvaluationError: Nothing was ranked.
+    """
     plan = measurement.plan
+    for book in measurement.books:
+        if book.targets.protocol != "after_visit" and (book.candidate_of < 0).all():
+            raise EvaluationError(
+                f"no {book.targets.protocol} state was asked: the database already stands behind the"
+                " measured period; replay into a new one"
+            )
     made = [
         figures_of(
             book,
@@ -252,12 +279,13 @@ def figures(measurement: Measurement) -> Evaluation:
             mix_weights=_weights(measurement, book.targets.protocol),
         )
         for book in measurement.books
+        if (book.candidate_of >= 0).any()
     ]
     return Evaluation(
         model_versions=tuple(measurement.model_versions),
         trained_through_ms=measurement.trained_through_ms,
         cuts=plan.cuts,
-        leaking=bool(measurement.model_versions) and measurement.leaking,
+        leaking=measurement.leaking,
         full_history_rows=measurement.full_history_rows,
         protocols=tuple(one for one in made if one.protocol != "after_visit"),
         after_visit=next((one for one in made if one.protocol == "after_visit"), None),
@@ -276,11 +304,11 @@ def _drawn(log: EvaluationLog, plan: EvaluationPlan, protocol: Protocol, split: 
 
 
 def _thinned(targets: Targets, plan: EvaluationPlan) -> Targets:
-    """Keep whole users, in a random order of users, until the states are used up."""
+    """Keep some states, drawn at random; the same rows for every protocol that shares them."""
     most = plan.max_states
     if most is None or len(targets.states) <= most:
         return targets
-    users, counts = np.unique(targets.states.user, return_counts=True)
-    order = np.random.default_rng(plan.options.seed).permutation(len(users))
-    kept = order[np.cumsum(counts[order]) <= most]
-    return targets.of_users(users[kept])
+    generator = np.random.default_rng(plan.options.seed)
+    rows = np.sort(targets.states.row)
+    kept = generator.choice(rows, most, replace=False)
+    return targets.where(np.isin(targets.states.row, kept)[targets.state])

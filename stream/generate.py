@@ -145,6 +145,7 @@ class _Maker:
         self._rank_cdf = np.cumsum(popularity) / popularity.sum()
         self._counts = dict.fromkeys(("records", "duplicates", "late", "bad"), 0)
         self._newest = 0
+        self._bad = 0
         self._times = (0, 0)
 
     def summary(self) -> GeneratedLog:
@@ -194,11 +195,13 @@ class _Maker:
             fault=np.full(count, -1),
         )
         copies = rows.where(self._rng.random(count) < self._shape.duplicate_share)
-        copies.arrival = copies.arrival + self._delays(len(copies.arrival))
+        later = copies.ts + self._delays(len(copies.ts))
+        copies.arrival = np.maximum(copies.arrival, later)
         copies.copy = np.ones(len(copies.arrival), np.int64)
         bad = rows.where(self._rng.random(count) < self._shape.bad_share)
         bad.copy = np.full(len(bad.arrival), 2)
-        bad.fault = self._rng.integers(0, len(BAD_FAULTS), len(bad.arrival))
+        bad.fault = (self._bad + np.arange(len(bad.arrival))) % len(BAD_FAULTS)
+        self._bad += len(bad.arrival)
         return rows.joined(copies).joined(bad)
 
     def _delays(self, count: int) -> Ints:

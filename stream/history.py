@@ -154,9 +154,9 @@ class UserRows:
         return max(i, 0)
 
     def _continues(self, i: int, gap_ms: int) -> bool:
-        session = self.session_id[i]
-        if session is not None and session == self.session_id[i - 1]:
-            return True
+        session, previous = self.session_id[i], self.session_id[i - 1]
+        if session is not None and previous is not None:
+            return session == previous
         return bool(self.h_ts[i] - self.h_ts[i - 1] <= gap_ms)
 
 

@@ -183,6 +183,8 @@ class Ingest:
         for partition, (first, nxt) in batch.ranges.items():
             key = (partition.topic, partition.part)
             where = per_row.get(key, empty)
+            n_items = len(per_item.get(key, empty))
+            n_dead = sum((d.topic, d.part) == key for d in dead)
             newest = max(self.max_event_ms.get(key, NEVER), int(ts[where].max(initial=NEVER)))
             out.append(
                 RangeRow(
@@ -190,10 +192,10 @@ class Ingest:
                     part=partition.part,
                     first=first,
                     next_off=nxt,
-                    records=nxt - first,
+                    records=len(where) + n_items + n_dead,  # a blank line is none
                     interactions=len(where),
-                    items=len(per_item.get(key, empty)),
-                    dead=sum((d.topic, d.part) == key for d in dead),
+                    items=n_items,
+                    dead=n_dead,
                     late=int(flags["late"][where].sum()),
                     duplicates=int(flags["duplicate"][where].sum()),
                     displaced=int(flags["displaced"][where].sum()),

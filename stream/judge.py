@@ -169,6 +169,8 @@ class Judge:
             if key.displaced:
                 verdicts.displaced[i] = key
             window.add(key)
+            if event_id is not None:
+                window.events[event_id] = (key, row["ts"])
 
 
 def _own_key(row: Mapping[str, int]) -> HistoryKey:

@@ -30,6 +30,10 @@ _END = 1 << 62
 _EXTEND_BATCH = 32
 
 
+FULL_ROWS = 512
+"""Newest interactions the "full" variant reads raw: the longest windows of training."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
     """One state to load.
@@ -52,7 +56,7 @@ class WindowRule:
     segment_len: int
     r_max: int
     window: int | None
-    full_max: int = 512
+    full_max: int = FULL_ROWS
 
 
 @dataclass(slots=True)

@@ -197,7 +197,8 @@ class Pipeline:
         wanted = min(rows, rows_until(batch.interactions["ts"].to_numpy(), self._next_threshold()))
         if self.config.score:
             wanted = min(wanted, rows_before_item(batch))
-        if wanted == rows:
+        items_after = self.config.score and rows > 0 and batch.items.num_rows > 0
+        if wanted == rows and not items_after:
             return batch, None
         return cut(batch, wanted)
 
@@ -227,8 +228,8 @@ class Pipeline:
         if self.config.score:
             ends = {(p.topic, p.part): nxt for p, (_, nxt) in batch.ranges.items()}
             self._answer(stored.rows, ends)
-        if batch.items.num_rows:
-            self._item_changes(batch.items)
+        if stored.items.num_rows:
+            self._item_changes(stored.items)
         self._check_dead()
 
     def _answer(self, rows: pa.Table, ends: Mapping[tuple[str, int], int]) -> None:
@@ -336,6 +337,8 @@ class Pipeline:
                     tick=number,
                 )
         self.shared.renew()
+        if self.config.score:
+            self.shared.now()  # item records stored from here on wait for the next tick
         self._last_tick = number
         self._forget(ready)
 

@@ -130,8 +130,8 @@ class Visit:
         """Whether an interaction at `h_ts` belongs to this visit."""
         if not self.items:
             return False
-        if session_id is not None and session_id == self.session_id:
-            return True
+        if session_id is not None and self.session_id is not None:
+            return session_id == self.session_id
         return h_ts - self.last_h_ts <= gap_ms
 
 

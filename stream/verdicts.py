@@ -53,7 +53,7 @@ def future_dated(
         return bad
     before = running_max(ts_ms, max_event_ms)
     suspect = ~appended & (before != NEVER) & (ts_ms - jump_ms > before - lateness_ms)
-    if not suspect.any():
+    if not (suspect.any() or bad.any()):
         return bad
     newest = (
         max_event_ms  # a jump was seen: walk, since a refused record must not excuse the next one

@@ -112,9 +112,7 @@ class Batcher:
         options = self._options
         full = bool(rng.random() < options.partition.full_share)
         cuts = [cut_window(window, options.partition, full=full, rng=rng) for window in windows]
-        visits = [
-            self._visits(window, cut, rng) for window, cut in zip(windows, cuts, strict=True)
-        ]
+        visits = [self._visits(window, cut, rng) for window, cut in zip(windows, cuts, strict=True)]
         layout = build_layout(
             [
                 window_slots(self._log.histories, self._item_row, window.user, cut, starts)
@@ -187,7 +185,8 @@ class Batcher:
         starts = inside[self._starts_visit[inside]]
         first = int(self._log.histories.ptr[window.user])
         cold = rng.random() < self._options.cold_requests
-        return starts[(starts > window.begin) | ((starts == first) & cold)]
+        asked: Ints = starts[(starts > window.begin) | ((starts == first) & cold)]
+        return asked
 
     def _lines(self, windows: list[Window], cuts: list[Cut], rng: np.random.Generator) -> _Asked:
         """A share of the rows whose next row is in the same visit and in the training period."""
@@ -227,7 +226,8 @@ class Batcher:
 def _stops(ptr: Ints, ts: Ints, end_ms: int) -> Ints:
     """Row after each user's last row before ``end_ms``."""
     before = np.concatenate([[0], np.cumsum(ts < end_ms)])
-    return ptr[:-1] + before[ptr[1:]] - before[ptr[:-1]]
+    stops: Ints = ptr[:-1] + before[ptr[1:]] - before[ptr[:-1]]
+    return stops
 
 
 def _flat_rows(layout: Layout, kind: int, asked: _Asked) -> Ints:
@@ -239,4 +239,5 @@ def _flat_rows(layout: Layout, kind: int, asked: _Asked) -> Ints:
     key = layout.user[rows] * span + layout.source[rows]
     order = np.argsort(key)
     found = np.searchsorted(key[order], asked.window * span + asked.index)
-    return rows[order[found]]
+    flat: Ints = rows[order[found]]
+    return flat

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from model.asof import Histories
 from model.errors import TrainingError
 from model.losses import line_loss, visit_loss
-from model.readout import ReadOut
+from model.readout import Kind, ReadOut
 from model.tokens import TokenModel
 from model.training.batches import Batch, Batcher, LossRows
 from model.training.options import TrainOptions
@@ -158,7 +158,7 @@ class Loop:
         self._modules.train()
         loss = self._loss(batch)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._modules.parameters(), options.clip)
         self._optimizer.step()
         value, before = float(loss.detach()), self._standing.loss
@@ -205,12 +205,12 @@ class Loop:
         )
 
     def _scores(
-        self, kind: Any, hidden: Tensor, candidates: Tensor, log_pop: Tensor, rows: LossRows
+        self, kind: Kind, hidden: Tensor, candidates: Tensor, log_pop: Tensor, rows: LossRows
     ) -> Tensor:
         read = hidden[torch.from_numpy(rows.layout_row)]
-        return self._readout(
-            kind, read, candidates, log_pop, torch.from_numpy(rows.group), rows.sparse
-        )
+        group = torch.from_numpy(rows.group)
+        scores: Tensor = self._readout(kind, read, candidates, log_pop, group, rows.sparse)
+        return scores
 
     def _after_step(self) -> None:
         """Validate when it is time; end a phase with its best weights, early if nothing improves."""
@@ -278,15 +278,13 @@ def _optimizer(model: TokenModel, readout: ReadOut, options: TrainOptions) -> to
     for group in model.parameter_groups():
         decay = options.weight_decay if group["name"] == "tables" else 0.0
         groups.append({**group, "weight_decay": decay, "lr": options.lr * group["lr_scale"]})
-    groups.append(
-        {
-            "name": "readout",
-            "params": list(readout.parameters()),
-            "weight_decay": 0.0,
-            "lr_scale": 1.0,
-            "lr": options.lr,
-        }
-    )
+    groups.append({
+        "name": "readout",
+        "params": list(readout.parameters()),
+        "weight_decay": 0.0,
+        "lr_scale": 1.0,
+        "lr": options.lr,
+    })
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 

@@ -161,7 +161,8 @@ class StateReader:
         """Closed segments of each state: all older than the newest ``r_min`` rows."""
         config = self._engine.config
         seen = position - self._histories.ptr[user]
-        return np.maximum(0, seen - config.r_min) // config.segment_len
+        due: Ints = np.maximum(0, seen - config.r_min) // config.segment_len
+        return due
 
     def hidden(self, states: States, mode: Mode = "tokens") -> Tensor:
         """Hidden rows [S, d]: the newest row inside a visit, else a request row.
@@ -178,9 +179,7 @@ class StateReader:
         requests = requests[np.argsort(states.position[requests])]
         for first in range(0, requests.shape[0], _CHUNK):
             part = requests[first : first + _CHUNK]
-            caches, _ = self._extend(
-                states.user[part], due[part], states.position[part], mode
-            )
+            caches, _ = self._extend(states.user[part], due[part], states.position[part], mode)
             out[torch.from_numpy(part)] = self._engine.request(caches, states.time_ms[part])
         self._read_lines(states, due, mode, out)
         return out

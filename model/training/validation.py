@@ -16,7 +16,7 @@ from model.features import SparseFeatures, popularity_cut
 from model.readout import Kind, ReadOut
 from model.training.states import Mode, StateReader, States
 
-__all__ = ["Examples", "ExampleSource", "figures", "ranks"]
+__all__ = ["ExampleSource", "Examples", "figures", "ranks"]
 
 Ints = NDArray[np.int64]
 
@@ -69,9 +69,10 @@ class Examples:
 
     def scores(self, readout: ReadOut) -> Tensor:
         """Scores [R, V]."""
-        return readout(
+        scores: Tensor = readout(
             self.kind, self.hidden, self.vectors, self.log_pop, self.group, self.sparse
         )
+        return scores
 
 
 class ExampleSource:

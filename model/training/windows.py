@@ -7,6 +7,7 @@ the interrupted one without stored generator states.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,8 +82,7 @@ def _user_windows(
         return [Window(user, begin, end)]
     first = begin + int(rng.integers(size // 4, size + 1))
     borders = [begin, *range(first, end, size), end]
-    pairs = zip(borders[:-1], borders[1:], strict=True)
-    return [Window(user, a, b) for a, b in pairs if b - a >= 2]
+    return [Window(user, a, b) for a, b in pairwise(borders) if b - a >= 2]
 
 
 def cut_window(

@@ -230,33 +230,37 @@ def _buckets(
     inner: str,
     outer: str,
 ) -> Iterator[Bucket]:
-    """Cut targets by `values` [T]; a bucket with too few users is joined to the next one."""
-    users = book.targets.user
+    """Cut targets by `values` [T] at edges; bins with too few users are joined to their neighbors."""
+    for first, last in _joined(book.targets.user, values, asked, edges):
+        inside = asked & (values >= first)
+        if last is not None:
+            inside &= values < last
+        estimates = {}
+        for name in methods:
+            of_method = book.values(name, BROKEN_DOWN)
+            estimates[name] = draws.estimate(of_method, inside & ~np.isnan(of_method))
+        yield Bucket(
+            label=outer.format(first) if last is None else inner.format(first, last - 1),
+            user_count=len(np.unique(book.targets.user[inside])),
+            target_count=int(inside.sum()),
+            methods=estimates,
+        )
+
+
+def _joined(
+    users: Ints, values: Ints, asked: Flags, edges: Sequence[int]
+) -> list[tuple[int, int | None]]:
+    """Return [first, last) of buckets with enough users each; None = open above."""
+    ends = [*edges[1:], None]
+    made: list[tuple[int, int | None]] = []
     first = edges[0]
-    for place, edge in enumerate(edges):
-        last = edges[place + 1] if place + 1 < len(edges) else None
-        inside = asked & (values >= first) & (values < (np.inf if last is None else last))
-        beyond = asked & (values >= (np.inf if last is None else last))
-        too_few_after = 0 < len(np.unique(users[beyond])) < MIN_BUCKET_USERS
-        if last is not None and (too_few_after or len(np.unique(users[inside])) < MIN_BUCKET_USERS):
-            if too_few_after:
-                inside, last = inside | beyond, None
-            else:
-                continue
-        count = len(np.unique(users[inside]))
-        if count >= MIN_BUCKET_USERS:
-            yield Bucket(
-                label=outer.format(first) if last is None else inner.format(first, last - 1),
-                user_count=count,
-                target_count=int(inside.sum()),
-                methods={
-                    name: draws.estimate(
-                        values_of := book.values(name, BROKEN_DOWN), inside & ~np.isnan(values_of)
-                    )
-                    for name in methods
-                },
-            )
-        if last is None:
-            return
-        first = last
-        del edge
+    for last in ends:
+        inside = asked & (values >= first)
+        if last is not None:
+            inside &= values < last
+        if len(np.unique(users[inside])) >= MIN_BUCKET_USERS:
+            made.append((first, last))
+            first = first if last is None else last
+        elif last is None and made and inside.any():
+            made[-1] = (made[-1][0], None)
+    return made

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stream.events import Partition
     from stream.loading import StateMode
     from stream.score import StateScores
+    from stream.slates import Coverage
 
     Ints = NDArray[np.int64]
 
@@ -57,7 +58,7 @@ class Variant:
 TOKENS = Variant(name="tokens + recents", mode="tokens")
 RECENTS = Variant(name="recents only", mode="recents")
 SWAPPED = Variant(name="another user's tokens", mode="swap")
-FULL = Variant(name="full history", mode="full")
+FULL = Variant(name="full history", mode="full", every=3)
 
 
 class IntervalScorer:
@@ -101,28 +102,47 @@ class IntervalScorer:
 
     def __call__(self, starts: Mapping[Partition, int], ends: Mapping[Partition, int]) -> None:
         """Ask for the states whose newest stored record lies in [start, end) of its partition."""
-        for queue in self._queues:
-            states = queue.between(starts, ends)
-            for first in range(0, len(states), STATE_BLOCK):
-                self._ask(queue, states[first : first + STATE_BLOCK])
-            self.done += len(states)
-        if self._on_states is not None:
-            self._on_states(self.done, self.total)
+        found = [queue.between(starts, ends) for queue in self._queues]
+        number = np.repeat(np.arange(len(found)), [len(states) for states in found])
+        state = np.concatenate(found)
+        users = [
+            queue.book.targets.states.user[states]
+            for queue, states in zip(self._queues, found, strict=True)
+        ]
+        by_user = np.argsort(np.concatenate(users), kind="stable")  # a user is loaded once
+        for first in range(0, len(state), STATE_BLOCK):
+            block = by_user[first : first + STATE_BLOCK]
+            self._ask(number[block], state[block])
+            self.done += len(block)
+            if self._on_states is not None:
+                self._on_states(self.done, self.total)
 
-    def _ask(self, queue: _Queue, states: Ints) -> None:
-        book = queue.book
-        for place, variant in enumerate(self._variants):
-            users = book.targets.states.user[states]
-            chosen = states[users % variant.every == 0]
-            if not len(chosen):
-                continue
-            answer = self._scorer.score_states(self._requests(queue, chosen, variant))
-            columns = self._columns_of(answer.item_ids)
-            shown = answer.candidate & (columns >= 0)
-            if place == 0:
-                self._note(book, chosen, answer, columns[shown])
+    def _ask(self, number: Ints, state: Ints) -> None:
+        """Score states (book number, state), all variants in one call, and rank their targets."""
+        parts: list[tuple[RankBook, Ints, Variant]] = []
+        requests: list[StateRequest] = []
+        for place, queue in enumerate(self._queues):
+            states = state[number == place]
+            for variant in self._variants:
+                users = queue.book.targets.states.user[states]
+                chosen = states[users % variant.every == 0]
+                if len(chosen):
+                    parts.append((queue.book, chosen, variant))
+                    requests += self._requests(queue, chosen, variant)
+        answer = self._scorer.score_states(requests)
+        columns = self._columns_of(answer.item_ids)
+        shown = answer.candidate & (columns >= 0)
+        candidates = np.zeros(self._log.events.n_items, dtype=bool)
+        candidates[columns[shown]] = True
+        first = 0
+        for book, chosen, variant in parts:
+            rows = slice(first, first + len(chosen))
+            first += len(chosen)
+            if variant == self._variants[0]:
+                book.stood(chosen, candidates)
+                _note(book, chosen, answer.coverage[rows])
             scores = np.full((len(chosen), self._log.events.n_items), -np.inf, dtype=np.float32)
-            scores[:, columns[shown]] = answer.scores[:, shown]
+            scores[:, columns[shown]] = answer.scores[rows][:, shown]
             book.put(variant.name, chosen, scores, seed=self._model_number)
 
     def _requests(self, queue: _Queue, states: Ints, variant: Variant) -> list[StateRequest]:
@@ -149,21 +169,16 @@ class IntervalScorer:
         found = self._find_user(self._log.user_ids[user])
         return -1 if found is None else found
 
-    def _note(self, book: RankBook, states: Ints, answer: StateScores, columns: Ints) -> None:
-        candidates = np.zeros(self._log.events.n_items, dtype=bool)
-        candidates[columns] = True
-        book.stood(states, candidates)
-        book.groups[states] = [coverage.groups for coverage in answer.coverage]
-        book.age_ms[states] = [
-            -1 if coverage.age_s is None else round(coverage.age_s * 1000)
-            for coverage in answer.coverage
-        ]
-
     def _columns_of(self, item_ids: list[str]) -> Ints:
         if self._columns is None or len(item_ids) != len(self._column_ids):
             self._columns = self._log.columns_of(item_ids)
             self._column_ids = item_ids
         return self._columns
+
+
+def _note(book: RankBook, states: Ints, coverage: Sequence[Coverage]) -> None:
+    book.groups[states] = [one.groups for one in coverage]
+    book.age_ms[states] = [-1 if one.age_s is None else round(one.age_s * 1000) for one in coverage]
 
 
 class _Queue:

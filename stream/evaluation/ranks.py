@@ -9,8 +9,11 @@ import numpy as np
 
 from model.baselines.log import ranges
 from model.ranking import MISSED, MetricName, metric_values, target_ranks
+from stream.errors import EvaluationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
     from typing import Any
 
     from numpy.typing import NDArray
@@ -111,6 +114,42 @@ class RankBook:
         filled = [np.where(np.isnan(ranks), MISSED, ranks) for ranks in per_model]
         mean: Floats = np.mean([metric_values(ranks, metric) for ranks in filled], axis=0)
         return np.where(np.isnan(per_model[0]), np.nan, mean)
+
+    def save(self, path: Path, methods: Sequence[str], *, seed: int = 0) -> None:
+        """Write the ranks of one trained model, and what stood when states were asked."""
+        arrays: dict[str, NDArray[Any]] = {
+            "state": self.targets.state,
+            "column": self.targets.column,
+            "candidate_of": self.candidate_of,
+            "candidate_sets": np.stack(self.candidate_sets),
+            "groups": self.groups,
+            "age_ms": self.age_ms,
+        }
+        for method in methods:
+            arrays[f"everything/{method}"] = self.ranks[method][seed].everything
+            arrays[f"novel/{method}"] = self.ranks[method][seed].novel
+        with path.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # keywords are arrays
+
+    def add_saved(self, path: Path) -> None:
+        """Add the ranks `save` wrote as those of one more trained model.
+
+        Raises:
+            EvaluationError: They are of other targets.
+        """
+        with np.load(path) as saved:
+            same = np.array_equal(saved["state"], self.targets.state)
+            if not same or not np.array_equal(saved["column"], self.targets.column):
+                raise EvaluationError(
+                    f"{path}: ranks of other targets; delete the file to measure again"
+                )
+            self.candidate_of, self.groups = saved["candidate_of"], saved["groups"]
+            self.candidate_sets, self.age_ms = list(saved["candidate_sets"]), saved["age_ms"]
+            for name in saved.files:
+                kind, _, method = name.partition("/")
+                if kind == "everything":
+                    ranks = Ranks(everything=saved[name], novel=saved[f"novel/{method}"])
+                    self.ranks.setdefault(method, []).append(ranks)
 
     def _had(self, states: Ints) -> Flags:
         chosen = self.targets.states.take(states)

@@ -108,11 +108,8 @@ class Targets:
         users: Ints = self.states.user[self.state]
         return users
 
-    def of_users(self, users: Ints) -> Targets:
-        """Return the targets of some users only."""
-        return self._keep(np.isin(self.user, users))
-
-    def _keep(self, kept: Flags) -> Targets:
+    def where(self, kept: Flags) -> Targets:
+        """Return some of the targets, [T] flags, and the states they need."""
         used, state = np.unique(self.state[kept], return_inverse=True)
         return replace(
             self,

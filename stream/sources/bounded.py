@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
-from stream.cuts import cut
 from stream.events import EventBatch, Partition, empty_batch
 
 if TYPE_CHECKING:
@@ -48,14 +48,7 @@ class BoundedSource:
         if not len(reached):
             return batch
         self._ended = True
-        head, _ = cut(batch, int(reached[0]))
-        return EventBatch(
-            interactions=head.interactions,
-            items=head.items,
-            dead=head.dead,
-            ranges=head.ranges,
-            exhausted=True,
-        )
+        return _before(batch, int(reached[0]))
 
     def seek(self, next_offsets: Mapping[Partition, int]) -> None:
         """Continue the named partitions at these offsets.
@@ -73,3 +66,27 @@ class BoundedSource:
     def close(self) -> None:
         """Close the log."""
         self._source.close()
+
+
+def _before(batch: EventBatch, rows: int) -> EventBatch:
+    """Return what each partition holds before its first interaction past the first `rows` ones.
+
+    What lies between, bad records and items, has no time of its own and goes with what precedes it.
+    """
+    ends = batch.next_offsets
+    later = batch.interactions.slice(rows).group_by(["topic", "part"]).aggregate([("off", "min")])
+    for row in later.to_pylist():
+        ends[Partition(row["topic"], row["part"])] = row["off_min"]
+    places = batch.items.select(["topic", "part", "off"]).to_pylist()
+    kept = [row["off"] < ends[Partition(row["topic"], row["part"])] for row in places]
+    return EventBatch(
+        interactions=batch.interactions.slice(0, rows),
+        items=batch.items.filter(pa.array(kept, pa.bool_())),
+        dead=[
+            letter
+            for letter in batch.dead
+            if letter.off < ends[Partition(letter.topic, letter.part)]
+        ],
+        ranges={p: (first, ends[p]) for p, (first, _) in batch.ranges.items() if ends[p] > first},
+        exhausted=True,
+    )

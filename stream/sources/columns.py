@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from stream.errors import SourceError
 from stream.sources.fields import columns_of, fields_of, seq_is_row
-from stream.sources.records import Records, build_interactions, build_items, dead_letter
+from stream.sources.records import Records, build_interactions, build_items, dead_letter, shown
 from stream.sources.times import (
     numbers_to_ms,
     numpy_filled,
@@ -139,6 +139,8 @@ class ColumnChecker:
         if len(names) > 1:
             return _joined([_plain_text(columns[name]) for name in names])
         array = columns[names[0]]
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
         given = array.is_valid().to_numpy(zero_copy_only=False)
         if field.required:
             work.reject(~given, "missing_field", f"Object missing required field `{names[0]}`")
@@ -146,13 +148,13 @@ class ColumnChecker:
         if field.type == "time":
             times = _times(array, self._config)
             for row, reason in time_fault(times, given):
-                detail = time_detail(reason, array[row].as_py(), self._config.ts_format)
+                detail = time_detail(reason, shown(array[row]), self._config.ts_format)
                 work.reject_row(row, reason, detail + place)
             return times
         values = _converted(array, field.type)
         unread = given & values.is_null().to_numpy(zero_copy_only=False)
         for row in np.flatnonzero(unread).tolist():
-            got = str(array[row].as_py())[:60]
+            got = str(shown(array[row]))[:60]
             work.reject_row(row, "bad_type", f"Expected `{field.type}`, got {got!r}{place}")
         if field.type in {"id", "name"}:
             empty = pc.equal(values, "").fill_null(fill_value=False).to_numpy(zero_copy_only=False)
@@ -222,8 +224,13 @@ def _times(array: pa.Array, config: FileConfig) -> pa.Array:
     """Return int64 ms, null where a value is no time."""
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), pa.int64())
-    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
-        return array.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
+    if pa.types.is_date(array.type):
+        return _cast_each(array, pa.timestamp("ms")).cast(pa.int64())
+    if pa.types.is_timestamp(array.type):
+        stamp = pa.timestamp("ms", array.type.tz)
+        if array.type.unit == "s":
+            return _cast_each(array, stamp).cast(pa.int64())
+        return array.cast(stamp, safe=False).cast(pa.int64())  # cuts to whole milliseconds
     if pa.types.is_floating(array.type):
         seconds = array.fill_null(np.nan).to_numpy(zero_copy_only=False)
         ms = np.rint(seconds * 1_000)
@@ -250,15 +257,15 @@ def _converted(array: pa.Array, kind: FieldType) -> pa.Array:
 
 
 def _plain_text(array: pa.Array) -> pa.Array:
-    """Return an array of `string`, decoded from dictionaries, made from integers."""
+    """Return an array of `string`, made from integers where it holds those."""
     return array if pa.types.is_string(array.type) else array.cast(pa.string())
 
 
 def _joined(texts: list[pa.Array]) -> pa.Array:
     """Return the texts of each row joined by blanks, nulls and empty ones left out."""
-    filled = [pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text) for text in texts]
-    joined = pc.binary_join_element_wise(*filled, " ", null_handling="skip")
-    return pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), joined)
+    # Not binary_join_element_wise(null_handling="skip"): in pyarrow 26 it loses all-null rows.
+    rows = zip(*(text.to_pylist() for text in texts), strict=True)
+    return pa.array([" ".join(filter(None, row)) or None for row in rows], pa.string())
 
 
 def _cast_each(array: pa.Array, dtype: pa.DataType) -> pa.Array:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stream.config import FileConfig
-from stream.errors import GapError, SourceError
+from stream.errors import GapError, SourceError, StreamError
 from stream.events import EventBatch, Partition, empty_batch
 from stream.sources.merge import FilePart, batch_of, merge
 from stream.sources.parquet import ParquetReader
@@ -60,14 +60,18 @@ class FileSource:
         found = sorted({path for pattern in given for path in _expand(Path(pattern))})
         if not found:
             raise SourceError(f"{given[0] if given else 'no path'}: no such file; check the path")
-        topic = self._config.topic or Path(given[0]).name
+        topic = self._config.topic or Path(given[0]).name or Path(given[0]).resolve().name
         chunk = max(256, min(_CHUNK_RECORDS, _BUFFERED_RECORDS // len(found)))
         self._parts = [
             FilePart(path, Partition(topic, number), self._open, chunk)
             for number, path in enumerate(found)
         ]
         self._closed = False
-        self._prime(self._parts)
+        try:
+            self._prime(self._parts)
+        except StreamError:
+            self.close()
+            raise
 
     def partitions(self) -> tuple[Partition, ...]:
         """Return one partition per file, in path order."""
@@ -135,7 +139,7 @@ class FileSource:
             if path is None or not _continues(path, text):
                 raise GapError(
                     f"{partition}: {path or 'the file'} is not the file read before "
-                    f"({text.split(' ')[-1]}); restore that one, or use another database"
+                    f"({text.split(' ', 3)[-1]}); restore that one, or use another database"
                 )
 
     def _open(self, path: Path, partition: Partition) -> Reader:

@@ -237,8 +237,12 @@ def _raw_text(raw: msgspec.Raw) -> str | None:
 
 def _times_to_ms(values: list[Any], unit: TimeUnit, text_format: str) -> pa.Array:
     try:
-        numbers = pa.array(values, pa.int64())
+        # Arrow would cut fractions off silently.
+        fractions = unit == "s" and any(type(value) is float for value in values)
+        numbers = None if fractions else pa.array(values, pa.int64())
     except (pa.ArrowInvalid, pa.ArrowTypeError):
+        numbers = None
+    if numbers is None:
         texts = pa.array([v if isinstance(v, str) else None for v in values], pa.string())
         numbers = pa.array(
             [None if v is None or isinstance(v, str) else number_to_ms(v, unit) for v in values],

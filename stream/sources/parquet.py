@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from stream.errors import SourceError
 from stream.sources.columns import ColumnChecker, check_column_types
 from stream.sources.fields import columns_of
+from stream.sources.records import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,9 @@ class ParquetReader:
                 f"{path}: not a whole Parquet file ({_line(err)}); restore or rewrite it"
             ) from err
         schema = self._file.schema_arrow
+        twice = {name for name in schema.names if schema.names.count(name) > 1}
+        if twice:
+            raise SourceError(f"{path}: column {min(twice)!r} appears twice; rename one")
         types = dict(zip(schema.names, schema.types, strict=True))
         check_column_types(types, config, str(path))
         wanted = {name for names in columns_of(config, config.kind).values() for name in names}
@@ -59,18 +63,18 @@ class ParquetReader:
 
     def _iterate(self, group: int, rows_in: int) -> Iterator[pa.RecordBatch]:
         """Yield batches from row `rows_in` of row group `group` on."""
-        groups = list(range(group, self._file.num_row_groups))
-        if not groups:
-            return
-        batches = self._file.iter_batches(
-            batch_size=_BATCH_ROWS, row_groups=groups, columns=self._columns, use_threads=False
-        )
-        for batch in batches:
-            if rows_in >= len(batch):
-                rows_in -= len(batch)
-                continue
-            yield batch.slice(rows_in)
-            rows_in = 0
+        for number in range(group, self._file.num_row_groups):
+            # One group at a time: a batch over two would be lost with damage in the second.
+            batches = self._file.iter_batches(
+                batch_size=_BATCH_ROWS,
+                row_groups=[number],
+                columns=self._columns,
+                use_threads=False,
+            )
+            for batch in batches:
+                if rows_in < len(batch):
+                    yield batch.slice(rows_in)
+                rows_in = max(0, rows_in - len(batch))
 
     def read(self, max_records: int) -> Records | None:
         """Return the next rows checked; None at the end."""
@@ -113,7 +117,7 @@ class ParquetReader:
 
 def _row_json(batch: pa.RecordBatch, row: int) -> bytes:
     """Return one row as JSON, for a person to read."""
-    values = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
+    values = {name: shown(batch.column(name)[row]) for name in batch.schema.names}
     return msgspec.json.encode(values, enc_hook=str)
 
 

@@ -66,6 +66,14 @@ def numpy_of(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.asarray(column.to_numpy(), dtype=np.int64)
 
 
+def shown(value: pa.Scalar) -> object:
+    """Return a cell as a Python value, or its raw number where Python has no such value."""
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError, KeyError, pa.ArrowException):
+        return value.value  # a time beyond Python's calendar, or of a zone unknown here
+
+
 def _slice(table: pa.Table, begin: int, end: int) -> pa.Table:
     offs = numpy_of(table["off"])
     low, high = int(np.searchsorted(offs, begin)), int(np.searchsorted(offs, end))

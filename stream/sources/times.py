@@ -46,8 +46,8 @@ def number_to_ms(value: float, unit: TimeUnit) -> int:
 def texts_to_ms(texts: pa.Array, unit: TimeUnit, text_format: str) -> pa.Array:
     """Return int64 milliseconds per text, null where a text is no time (or is null).
 
-    Digits alone are a number of `unit`; everything else follows `text_format`, or ISO 8601 if that
-    is empty. Without a zone a time is UTC.
+    Texts follow `text_format`; if that is empty, digits alone are a number of `unit` and everything
+    else is ISO 8601. Without a zone a time is UTC.
     """
     if text_format:
         stamps = pc.strptime(texts, format=text_format, unit="us", error_is_null=True)

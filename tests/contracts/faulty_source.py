@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -79,22 +79,10 @@ class FaultySource:
         return self._last
 
     def _break(self, batch: EventBatch, size: int) -> EventBatch:
-        rows = batch.interactions
+        """Return the batch with the fault in it; small ones are left alone."""
+        if len(batch.interactions) > 2:
+            batch = self._break_rows(batch, size)
         match self._fault:
-            case "drop" if len(rows) > 2:
-                return replace(batch, interactions=rows.slice(1))
-            case "drop_with_its_range" if len(rows) > 2:
-                return self._without_last(batch)
-            case "repeat_row" if len(rows) > 2:
-                return replace(batch, interactions=pa.concat_tables([rows, rows.slice(0, 1)]))
-            case "reorder" if len(rows) > 2:
-                return replace(batch, interactions=rows.take(pa.array(_swapped(len(rows)))))
-            case "reorder_by_batch_size" if size == 3 and len(rows) > 2:
-                return replace(batch, interactions=rows.take(pa.array(_swapped(len(rows)))))
-            case "swap_contents" if len(rows) > 2:
-                ids = rows["event_id"].take(pa.array(_swapped(len(rows))))
-                at = rows.schema.get_field_index("event_id")
-                return replace(batch, interactions=rows.set_column(at, rows.schema.field(at), ids))
             case "never_ends":
                 return replace(batch, exhausted=False)
             case "lose_dead_letter":
@@ -106,6 +94,27 @@ class FaultySource:
                 return replace(batch, ranges=cut)
             case "other_columns":
                 return replace(batch, items=batch.items.select(["item_id"]))
+            case _:
+                return batch
+
+    def _break_rows(self, batch: EventBatch, size: int) -> EventBatch:
+        rows = batch.interactions
+        swapped = pa.array(_swapped(len(rows)))
+        match self._fault:
+            case "drop":
+                return replace(batch, interactions=rows.slice(1))
+            case "drop_with_its_range":
+                return self._without_last(batch)
+            case "repeat_row":
+                return replace(batch, interactions=pa.concat_tables([rows, rows.slice(0, 1)]))
+            case "reorder":
+                return replace(batch, interactions=rows.take(swapped))
+            case "reorder_by_batch_size" if size == 3:
+                return replace(batch, interactions=rows.take(swapped))
+            case "swap_contents":
+                at = rows.schema.get_field_index("event_id")
+                ids = rows["event_id"].take(swapped)
+                return replace(batch, interactions=rows.set_column(at, rows.schema.field(at), ids))
             case _:
                 return batch
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import normalize
 
 from model.backbone import KeyValues, Meta, Scene
 from model.config import ModelConfig
@@ -64,7 +64,7 @@ def tiny_model(config: ModelConfig, seed: int = 0, n_items: int = N_ITEMS) -> To
     model = TokenModel(config, tiny_vocabulary(config, n_items))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
+            parameter.add_(0.2 * torch.randn_like(parameter))
     return model.eval()
 
 
@@ -153,7 +153,7 @@ def serve(
 
 def scores(engine: Engine, hidden: Tensor) -> Tensor:
     """Cosine scores [R, V] of hidden rows."""
-    return F.normalize(hidden, dim=-1) @ engine.candidate_vectors(engine.vocabulary).T
+    return normalize(hidden, dim=-1) @ engine.candidate_vectors(engine.vocabulary).T
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,13 @@ def prepare(table: pa.Table, **changes: Any) -> HistoryLog:
 
 
 def test_history_order_is_user_time_seq_then_log_row() -> None:
-    table = make_table(
-        [
-            {"user_id": "b", "item_id": "x", "ts": 5, "seq": 0},
-            {"user_id": "a", "item_id": "y", "ts": 7, "seq": 1},
-            {"user_id": "a", "item_id": "z", "ts": 7, "seq": 0},
-            {"user_id": "a", "item_id": "x", "ts": 2, "seq": 0},
-            {"user_id": "a", "item_id": "x", "ts": 7, "seq": 1},
-        ]
-    )
+    table = make_table([
+        {"user_id": "b", "item_id": "x", "ts": 5, "seq": 0},
+        {"user_id": "a", "item_id": "y", "ts": 7, "seq": 1},
+        {"user_id": "a", "item_id": "z", "ts": 7, "seq": 0},
+        {"user_id": "a", "item_id": "x", "ts": 2, "seq": 0},
+        {"user_id": "a", "item_id": "x", "ts": 7, "seq": 1},
+    ])
     log = prepare(table)
     assert log.user_ids == ["b", "a"]
     assert log.source_row.tolist() == [0, 3, 2, 1, 4]

@@ -43,9 +43,7 @@ def make_histories(seed: int, n_users: int = 6, rows_per_user: int = 60) -> Hist
     )
 
 
-def plain_row(
-    histories: Histories, start: int, cut: int, stop: int, time_ms: int
-) -> np.ndarray:
+def plain_row(histories: Histories, start: int, cut: int, stop: int, time_ms: int) -> np.ndarray:
     """The definition, one loop: counters over [start, cut), the current visit is [cut, stop)."""
     out = np.zeros((N_ITEMS, len(FEATURES)))
     count = np.zeros(N_ITEMS)
@@ -114,13 +112,11 @@ def test_serving_rows_equal_the_trainers_rows() -> None:
     count = np.bincount(histories.item[past], histories.weight[past], N_ITEMS)[items]
     decayed = np.stack([np.bincount(histories.item[past], d, N_ITEMS) for d in decay.T], 1)[items]
     last = histories.item[past[histories.visit[past] == histories.visit[cut - 1]]]
-    served = stack_rows(
-        [row_features(items, count, decayed, last, histories.item[cut : newest + 1])]
-    )
+    served = stack_rows([
+        row_features(items, count, decayed, last, histories.item[cut : newest + 1])
+    ])
     trained = as_of.line(np.array([newest]))
-    np.testing.assert_allclose(
-        served.dense(N_ITEMS), trained.dense(N_ITEMS), rtol=1e-6, atol=1e-12
-    )
+    np.testing.assert_allclose(served.dense(N_ITEMS), trained.dense(N_ITEMS), rtol=1e-6, atol=1e-12)
 
 
 def test_popularity_counts_whole_days_before_the_cut() -> None:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 from model.config import ModelConfig, ReadOutConfig
 from model.features import FEATURES, POPULARITY_DAYS, SparseFeatures
@@ -30,7 +30,9 @@ def make_inputs(seed: int = 0) -> dict[str, object]:
     count = rng.integers(0, 4, R)
     return {
         "hidden": torch.from_numpy(rng.normal(size=(R, D)).astype(np.float32)),
-        "vectors": F.normalize(torch.from_numpy(rng.normal(size=(V, D)).astype(np.float32)), dim=1),
+        "vectors": functional.normalize(
+            torch.from_numpy(rng.normal(size=(V, D)).astype(np.float32)), dim=1
+        ),
         "log_pop": rng.random((G, len(POPULARITY_DAYS), V)).astype(np.float32),
         "row_group": rng.integers(0, G, R),
         "sparse": SparseFeatures(
@@ -46,7 +48,7 @@ def test_scores_are_the_stated_sum(kind: Kind) -> None:
     readout, inputs = make_readout(), make_inputs()
     got = readout(kind, **inputs).detach().numpy()
     part = readout.weights(kind)
-    unit = F.normalize(inputs["hidden"], dim=1)
+    unit = functional.normalize(inputs["hidden"], dim=1)
     want = float(part.scale) * (unit @ inputs["vectors"].T).numpy()
     pop = np.einsum("p,gpv->gv", part.popularity.detach().numpy(), inputs["log_pop"])
     want = want + pop[inputs["row_group"]]
@@ -138,5 +140,7 @@ def test_rows_do_not_depend_on_their_neighbors() -> None:
 
 def test_every_combination_of_switches_scores_finite_numbers() -> None:
     for flags in itertools.product([False, True], repeat=3):
-        readout = make_readout(**dict(zip(("counters", "popularity", "in_visit"), flags, strict=True)))
+        readout = make_readout(
+            **dict(zip(("counters", "popularity", "in_visit"), flags, strict=True))
+        )
         assert torch.isfinite(readout("visit", **make_inputs())).all()

@@ -16,9 +16,13 @@ from model.data import prepare_log
 from model.engine import Engine
 from model.errors import TrainingError
 from model.features import DAY_MS
+from model.items import Vocabulary
+from model.readout import ReadOut
 from model.segments import ITEM, REQUEST
+from model.tokens import TokenModel
 from model.train import PartitionOptions, Progress, TrainOptions, TrainResult, train
 from model.training.batches import Batcher
+from model.training.loop import Loop
 from model.training.windows import Window, cut_window, epoch_batches
 
 START = 1_300_000_000_000
@@ -35,24 +39,37 @@ def make_log(*, baskets: bool = True, seed: int = 0) -> pa.Table:
             ts += int(rng.integers(DAY_MS, 12 * DAY_MS))
             for line in range(int(rng.integers(1, 6))):
                 item = int(rng.choice(liked)) if rng.random() < 0.8 else int(rng.integers(30))
-                rows.append(
-                    {
-                        "user_id": f"u{user}",
-                        "item_id": f"i{item}",
-                        "event_type": "view" if not baskets and line % 2 else "buy",
-                        "ts": ts if baskets else ts + 60_000 * line,
-                    }
-                )
+                rows.append({
+                    "user_id": f"u{user}",
+                    "item_id": f"i{item}",
+                    "event_type": "view" if not baskets and line % 2 else "buy",
+                    "ts": ts if baskets else ts + 60_000 * line,
+                })
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["ts"]))
 
 
 CONFIG = ModelConfig(
-    n_layers=1, n_heads=2, d_model=16, n_tokens=2, segment_len=8, r_min=4, r_max=32,
-    n_buckets=4, n_words=16, divisor=8.0,
+    n_layers=1,
+    n_heads=2,
+    d_model=16,
+    n_tokens=2,
+    segment_len=8,
+    r_min=4,
+    r_max=32,
+    n_buckets=4,
+    n_words=16,
+    divisor=8.0,
 )
 OPTIONS = TrainOptions(
-    steps=8, finetune_steps=4, batch_events=64, window_events=40, eval_every=4, min_history=10,
-    validation_days=20.0, state_every=3, warmup_steps=2,
+    steps=8,
+    finetune_steps=4,
+    batch_events=64,
+    window_events=40,
+    eval_every=4,
+    min_history=10,
+    validation_days=20.0,
+    state_every=3,
+    warmup_steps=2,
     partition=PartitionOptions(segment_lens=(4, 8), recents_max=12, recents_wide=20),
 )
 
@@ -133,17 +150,38 @@ def test_loss_falls_and_progress_tells_metric_and_eta() -> None:
     assert {p.phase for p in seen} == {1, 2}
 
 
-def test_a_phase_stops_early_when_validation_no_longer_improves(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    figures = iter([0.5] + [0.1] * 50)
-    monkeypatch.setattr("model.train._Run._figures", lambda *_: {"score": next(figures)})
-    steps: list[int] = []
-    options = TrainOptions(
-        **{**_fields(OPTIONS), "steps": 40, "finetune_steps": 0, "eval_every": 1, "patience": 3}
+def test_a_phase_ends_early_with_its_best_weights_when_validation_no_longer_improves() -> None:
+    log = prepare(make_log())
+    config = run_config()
+    options = TrainOptions(**{
+        **_fields(OPTIONS),
+        "steps": 20,
+        "finetune_steps": 0,
+        "eval_every": 1,
+        "patience": 2,
+    })
+    torch.manual_seed(0)
+    model = TokenModel(config, Vocabulary.build(log.item_ids, None, config))
+    scores = iter([0.5, 0.6, 0.1, 0.1])
+    kept: list[torch.Tensor] = []
+
+    def validate() -> dict[str, float]:
+        kept.append(model.items.id_rows.detach().clone())
+        return {"score": next(scores)}
+
+    batcher = Batcher(log, config, options, int(log.histories.ts.max()) + 1)
+    loop = Loop(
+        model,
+        ReadOut(config),
+        batcher,
+        log.histories,
+        options,
+        validate=validate,
+        fingerprint="",
     )
-    run(options=options, progress=lambda p: steps.append(p.step))
-    assert len(steps) == 4
+    loop.run(None, None)
+    assert [point["score"] for point in loop.curve] == [0.5, 0.6, 0.1, 0.1]
+    assert torch.equal(model.items.id_rows, kept[1])
 
 
 def test_trained_through_is_the_newest_event_used_for_anything() -> None:
@@ -196,7 +234,11 @@ def test_a_written_checkpoint_serves_the_same_model(tmp_path: Path) -> None:
 
 
 def test_a_log_that_ends_before_training_is_refused() -> None:
-    options = TrainOptions(**{**_fields(OPTIONS), "train_end_ms": 5, "validation_end_ms": START * 2})
+    options = TrainOptions(**{
+        **_fields(OPTIONS),
+        "train_end_ms": 5,
+        "validation_end_ms": START * 2,
+    })
     with pytest.raises(TrainingError, match="move it later"):
         run(options=options)
 
@@ -205,9 +247,9 @@ def test_windows_cover_every_training_row_once_per_epoch() -> None:
     log = prepare(make_log())
     ptr = log.histories.ptr
     batches = epoch_batches(ptr[:-1], ptr[1:], OPTIONS, np.random.default_rng(0))
-    seen = np.concatenate(
-        [np.arange(window.begin, window.end) for batch in batches for window in batch]
-    )
+    seen = np.concatenate([
+        np.arange(window.begin, window.end) for batch in batches for window in batch
+    ])
     assert np.unique(seen).shape == seen.shape
     assert seen.shape[0] >= 0.98 * log.histories.n_rows
     assert all(w.end - w.begin <= OPTIONS.window_events for batch in batches for w in batch)
@@ -246,7 +288,11 @@ def test_loss_rows_are_the_rows_they_claim_to_be() -> None:
 
 def prepare(table: pa.Table) -> Any:
     return prepare_log(
-        table, None, event_types=("buy",), event_weights={}, visit_gap_ms=0,
+        table,
+        None,
+        event_types=("buy",),
+        event_weights={},
+        visit_gap_ms=0,
         known_until_ms=START * 2,
     )
 
@@ -260,9 +306,10 @@ def _fields(options: TrainOptions) -> dict[str, Any]:
 
 
 def test_read_out_switches_skip_the_features_entirely() -> None:
-    config = ModelConfig.from_dict(
-        {**run_config().to_dict(), "readout": {"counters": False, "in_visit": False}}
-    )
+    config = ModelConfig.from_dict({
+        **run_config().to_dict(),
+        "readout": {"counters": False, "in_visit": False},
+    })
     assert config.readout == ReadOutConfig(counters=False, in_visit=False)
     log = prepare(make_log())
     batcher = Batcher(log, config, OPTIONS, int(log.histories.ts.max()) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import tempfile
 from collections.abc import Iterator
@@ -52,8 +53,8 @@ class Row:
     @property
     def key(self) -> HistoryKey:
         if self.anchor is not None:
-            return HistoryKey(*self.anchor[:4], True, self.off)
-        return HistoryKey(self.ts, self.seq, self.home[1], self.off, False, self.off)
+            return self.anchor._replace(displaced=True, off=self.off)
+        return HistoryKey(self.ts, self.seq, self.home[1], self.off, displaced=False, off=self.off)
 
 
 def logs(min_size: int = 0, max_size: int = 40) -> st.SearchStrategy[list[Row]]:
@@ -72,7 +73,7 @@ def logs(min_size: int = 0, max_size: int = 40) -> st.SearchStrategy[list[Row]]:
 
 def _rows(draws: list[tuple[int, int, int, int, int, str, int]]) -> list[Row]:
     rows: list[Row] = []
-    next_off = {home: 0 for home in HOMES}
+    next_off = dict.fromkeys(HOMES, 0)
     for user, item, hours, seq, step, kind, pick in draws:
         off = next_off[HOMES[user]]
         next_off[HOMES[user]] = off + step
@@ -170,15 +171,24 @@ def user_id(user: int) -> str:
     return f"u{user}"
 
 
+@functools.cache
+def _template() -> bytes:
+    """The bytes of a settled empty database, so that a test does not pay for making one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard.duckdb"
+        with Database.open(path, now=NOW) as db:
+            settle(db)
+        return path.read_bytes()
+
+
 @contextmanager
 def fresh() -> Iterator[tuple[Database, Identities]]:
     """An empty database in a folder of its own, with the small segment settings of these tests."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Database.open(Path(folder) / "shard.duckdb", now=NOW) as db,
-    ):
-        settle(db)
-        yield db, Identities.load(db)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard.duckdb"
+        path.write_bytes(_template())
+        with Database.open(path, now=NOW) as db:
+            yield db, Identities.load(db)
 
 
 def settle(db: Database) -> None:
@@ -190,9 +200,7 @@ def settle(db: Database) -> None:
 
 def history(rows: list[Row], user: int, upto: int | None = None) -> list[Row]:
     """A user's history in history order as of an offset."""
-    mine = [
-        r for r in rows if r.user == user and r.in_history and (upto is None or r.off < upto)
-    ]
+    mine = [r for r in rows if r.user == user and r.in_history and (upto is None or r.off < upto)]
     return sorted(mine, key=lambda r: r.key)
 
 

@@ -6,7 +6,7 @@ from storage import counters, rotation
 from tests.storage import support
 from tests.storage.support import DAY, HOMES, HOUR, ITEMS, T0, Row, fresh, history, logs, store
 
-FEW = settings(max_examples=30, deadline=None)
+FEW = settings(max_examples=20, deadline=None)
 NAMES = ("n", "s7", "s30", "s90", "s365", "last_ts_ms")
 
 
@@ -62,7 +62,9 @@ def test_counters_equal_raw_sums_for_any_rotations_positions_and_bounds(
             mine = [r for r in history(rows, user, upto) if limit is None or r.key < limit]
             check(loaded, ids, mine, user, ref)
             check(exact, ids, mine, user, ref)
-        view = db.query("SELECT * RENAME (last_ts AS t), epoch_ms(last_ts) last_ts_ms FROM counters")
+        view = db.query(
+            "SELECT * RENAME (last_ts AS t), epoch_ms(last_ts) last_ts_ms FROM counters"
+        )
         for user in users:
             check(view, ids, history(rows, user), user, ref)
 

@@ -100,6 +100,7 @@ def test_the_first_fault_of_a_row_counts() -> None:
     [
         pa.array([datetime(2023, 11, 14, 22, 13, 20, 5_999, UTC)], pa.timestamp("us", "UTC")),
         pa.array([datetime(2023, 11, 14, 22, 13, 20, 5_999)], pa.timestamp("us")),  # noqa: DTZ001
+        pa.array([1_700_000_000_005_999], pa.timestamp("us", "America/New_York")),
         pa.array(["2023-11-14 22:13:20.005"]),
         pa.array(["2023-11-14T23:13:20.005+01:00"]),
         pa.array([1_700_000_000_005], pa.uint64()),
@@ -109,6 +110,24 @@ def test_the_first_fault_of_a_row_counts() -> None:
 )
 def test_a_time_means_the_same_in_every_type(stamps: pa.Array) -> None:
     assert check(log(1, ts=stamps)).interactions["ts"].to_pylist() == [1_700_000_000_005]
+
+
+def test_a_time_far_beyond_any_calendar_is_refused(tmp_path: Path) -> None:
+    far = pa.array([2**62], pa.int64()).cast(pa.timestamp("s"))
+    assert len(check(log(1, ts=far)).dead) == 1
+    assert len(check(log(1, ts=[2**62]), FileConfig(ts_unit="s")).dead) == 1
+    pq.write_table(
+        pa.table(log(1, ts=pa.array([2**62]).cast(pa.timestamp("us")))), tmp_path / "a.pq"
+    )
+    [letter] = FileSource(tmp_path / "a.pq").poll(5).dead
+    assert letter.reason == "out_of_range"
+    assert str(2**62).encode() in letter.raw
+
+
+def test_dictionaries_are_read_like_plain_columns() -> None:
+    plain = log(4, event_type=["a", "b", "a", None], value=["1", "2", "x", None])
+    packed = {name: pa.array(v).dictionary_encode() for name, v in plain.items()}
+    assert check(packed).interactions.equals(check(plain).interactions)
 
 
 def test_a_date_is_its_midnight_and_seconds_may_have_fractions() -> None:
@@ -155,7 +174,7 @@ def test_a_column_of_an_unusable_type_is_refused_whole(columns: dict[str, Any], 
 def test_a_missing_column_is_named_with_those_there_are() -> None:
     columns = log(1)
     columns["CustomerID"] = columns.pop("user_id")
-    with pytest.raises(SourceError, match="no column 'user_id'.*CustomerID.*user_id=COLUMN"):
+    with pytest.raises(SourceError, match=r"no column 'user_id'.*CustomerID.*user_id=COLUMN"):
         check(columns)
     with pytest.raises(SourceError, match="no column 'qty' for value"):
         check(log(1), FileConfig(columns={"value": "qty"}))

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+import numpy as np
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.config import FileConfig
@@ -12,11 +13,6 @@ from stream.sources.json_records import JsonDecoder
 from stream.sources.merge import FilePart, batch_of, merge
 from stream.sources.records import Records
 from tests.strategies import time_logs
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-import numpy as np
 
 DECODER = JsonDecoder(FileConfig())
 
@@ -58,11 +54,7 @@ def parts_of(logs: list[list[int | None]], *, chunk: int) -> list[FilePart]:
     def open_reader(path: Path, partition: Partition) -> ListReader:
         return ListReader(lines[partition.part], partition)
 
-    from pathlib import Path as _Path
-
-    return [
-        FilePart(_Path(f"{n}"), Partition("t", n), open_reader, chunk) for n in range(len(logs))
-    ]
+    return [FilePart(Path(f"{n}"), Partition("t", n), open_reader, chunk) for n in range(len(logs))]
 
 
 def heads_order(logs: list[list[int | None]]) -> list[tuple[int, int]]:
@@ -104,7 +96,6 @@ def test_files_are_merged_by_their_oldest_next_record(
     assert delivered(parts_of(logs, chunk=chunk), size) == timed(heads_order(logs), logs)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(time_logs(), st.integers(1, 7), st.integers(1, 9), st.integers(0, 40))
 def test_the_order_does_not_depend_on_where_reading_started(
     logs: list[list[int | None]], size: int, chunk: int, stop: int

@@ -1,0 +1,190 @@
+"""Items, dead letters, runs and failures, journal, model registry, slates."""
+
+from datetime import timedelta
+
+import pyarrow as pa
+import pytest
+
+from storage import dead_letters, items, journal, models, runs, slates
+from storage.errors import StorageError, VersionMismatchError
+from storage.runs import RunRow
+from tests.storage.support import NOW, T0, fresh
+
+
+def item_rows(*rows):
+    return pa.Table.from_pylist([dict(zip(items.ITEM_SCHEMA.names, r, strict=True)) for r in rows],
+                                schema=items.ITEM_SCHEMA)  # fmt: skip
+
+
+def test_item_records_keep_what_they_do_not_say():
+    with fresh() as (db, ids):
+        with db.transaction() as tx:
+            ids.assign_items(tx, ["x", "y"], [T0, None])
+            items.upsert(
+                tx,
+                item_rows(
+                    (0, "old", None, T0 - 5, "file"),
+                    (0, "new", False, None, None),
+                    (0, None, None, T0 + 9, None),
+                    (1, None, None, T0 + 1, "file"),
+                ),
+            )
+            assert items.upsert(tx, item_rows()) == 0
+        with db.transaction() as tx:
+            assert items.upsert(tx, item_rows((1, "why", True, T0 + 5, None))) == 1
+        assert items.all_items(db).to_pylist() == [
+            {"item_idx": 0, "item_id": "x", "text": "new", "available": False,
+             "first_seen_ms": T0 - 5, "source": "file"},
+            {"item_idx": 1, "item_id": "y", "text": "why", "available": True,
+             "first_seen_ms": T0 + 1, "source": "file"},
+        ]  # fmt: skip
+        with pytest.raises(StorageError, match="do not fit"), db.transaction() as tx:
+            items.upsert(tx, pa.table({"item_idx": [0]}))
+
+
+def test_dead_letters_keep_position_reason_and_bytes():
+    rows = [
+        ("t", 0, 4, "not json", "line 1", b"\xff{", T0),
+        ("t", 0, 5, "not json", None, None, T0 + 1),
+        ("t", 1, 0, "future", "ts", b"{}", T0),
+    ]
+    columns = zip(*rows, strict=True)
+    schema = dead_letters.DEAD_LETTER_SCHEMA
+    table = pa.table(
+        [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
+    )
+    with fresh() as (db, _):
+        with db.transaction() as tx:
+            assert dead_letters.append(tx, table) == 3
+        newest = dead_letters.latest(db, 2).to_pylist()
+        assert [r["off"] for r in newest] == [5, 4]
+        assert newest[1]["raw"] == b"\xff{"
+        assert dead_letters.latest(db).schema.names == schema.names
+        counted = [tuple(r.values()) for r in dead_letters.counts(db).to_pylist()]
+        assert counted == [("t", 0, "not json", 2), ("t", 1, "future", 1)]
+        with pytest.raises(StorageError, match="do not fit"), db.transaction() as tx:
+            dead_letters.append(tx, pa.table({"topic": ["t"]}))
+
+
+def run_row(run_id, **changes):
+    values = {"model_version": "v1", "at_ms": T0, "watermark": {("t", 0): T0 - 1}, "users": 2}
+    values |= {"segments": 3, "seconds": 0.5, "visible_from_ms": None, "status": "running"}
+    return RunRow(run_id=run_id, **(values | changes))
+
+
+def test_a_run_is_replaced_by_its_later_state():
+    with fresh() as (db, _):
+        with db.transaction() as tx:
+            assert runs.next_run_id(tx) == 1
+            runs.put_run(tx, run_row(1))
+            assert runs.next_run_id(tx) == 2
+            runs.put_run(tx, run_row(2))
+            done = run_row(1, status="done", visible_from_ms=T0 + 7, note="fine")
+            runs.put_run(tx, done)
+        assert runs.list_runs(db) == [run_row(2), done]
+        assert runs.list_runs(db, 1) == [run_row(2)]
+        assert runs.list_runs(db, limit=None) == [run_row(2), done]
+
+
+def test_failures_count_up_to_quarantine_and_can_be_cleared():
+    with fresh() as (db, _):
+        with db.transaction() as tx:
+            counts = [runs.record_failure(tx, 5, "v1", f"e{i}", NOW) for i in range(3)]
+            runs.record_failure(tx, 5, "v2", "other", NOW, quarantine_after=1)
+        assert counts == [1, 2, 3]
+        (one,) = runs.failures(db, "v1")
+        assert (one.attempts, one.error, one.quarantined) == (3, "e2", True)
+        assert len(runs.failures(db)) == 2
+        with db.transaction() as tx:
+            runs.clear_failure(tx, 5, "v1")
+        assert [f.model_version for f in runs.failures(db)] == ["v2"]
+
+
+def test_journal_entries_keep_order_detail_and_positions():
+    places = {("t", 0): 5, ("s", 3): 7}
+    with fresh() as (db, _):
+        assert journal.latest(db, "config") is None
+        with db.transaction() as tx:
+            assert journal.append(tx, "config", "a", {"k": [1, None]}, places, NOW) == 1
+            assert journal.append(tx, "shed", "b", None, {}, NOW) == 2
+            assert journal.append(tx, "config", "c", {}, {("t", 0): 9}, NOW) == 3
+        first, shed, last = journal.entries(db)
+        assert (first.detail, first.positions, first.kind) == ({"k": [1, None]}, places, "config")
+        assert (shed.detail, shed.positions, shed.journal_id) == ({}, {}, 2)
+        assert journal.entries(db, "config") == [first, last]
+        assert journal.entries(db, after_id=1) == [shed, last]
+        assert journal.latest(db, "config") == last
+        with pytest.raises(StorageError, match="unknown"), db.transaction() as tx:
+            journal.append(tx, "gossip", "", None, {}, NOW)
+
+
+def register(tx, version, digest="d", config=None, days=0, **options):
+    return models.register(
+        tx,
+        version=version,
+        digest=digest,
+        config=config or {"n": 64},
+        trained_through_ms=T0,
+        path="m.safetensors",
+        at=NOW + timedelta(days=days),
+        **options,
+    )
+
+
+def test_the_version_activated_last_is_active():
+    with fresh() as (db, _):
+        assert models.active(db) is None
+        with db.transaction() as tx:
+            assert register(tx, "v1")
+            assert not register(tx, "v1")
+            assert register(tx, "v2", days=1)
+            assert register(tx, "v3", days=2, activate=False)
+        assert models.active(db).version == "v2"
+        with db.transaction() as tx:
+            assert register(tx, "v1")
+        assert models.active(db).version == "v1"
+        assert db.query("SELECT version FROM serving_version")["version"].to_pylist() == ["v1"]
+        assert [m.version for m in models.list_models(db)] == ["v1", "v2", "v3"]
+        assert (models.active(db).config, models.active(db).trained_through_ms) == ({"n": 64}, T0)
+
+
+@pytest.mark.parametrize("changed", [{"digest": "other"}, {"config": {"n": 32}}])
+def test_a_version_with_another_content_is_refused(changed):
+    with fresh() as (db, _):
+        with db.transaction() as tx:
+            register(tx, "v1")
+        with (
+            pytest.raises(VersionMismatchError, match="version v1 is registered with"),
+            db.transaction() as tx,
+        ):
+            register(tx, "v1", **changed)
+
+
+def slate_rows(*ids):
+    return pa.table({
+        "slate_id": list(ids),
+        "user_idx": pa.array([i % 2 for i in range(len(ids))], pa.int64()),
+        "at_ms": pa.array([T0] * len(ids), pa.int64()),
+        "topic": ["t"] * len(ids),
+        "part": pa.array([0] * len(ids), pa.int64()),
+        "off": pa.array(range(len(ids)), pa.int64()),
+        "model_version": pa.array([None] * len(ids), pa.string()),
+        "reason": ["popular"] * len(ids),
+        "items": ["[]"] * len(ids),
+        "detail": ["{}"] * len(ids),
+    })
+
+
+def test_the_slate_log_keeps_the_newest():
+    with fresh() as (db, _):
+        with db.transaction() as tx:
+            assert slates.append(tx, slate_rows("a", "b", "c")) == 3
+            assert slates.append(tx, slate_rows("d", "e")) == 2
+            assert slates.trim(tx, 10) == 0
+            assert slates.trim(tx, 3) == 2
+            assert slates.append(tx, slate_rows("f")) == 1
+        assert slates.recent(db, 0)["slate_id"].to_pylist() == ["f", "d", "c"]
+        assert slates.recent(db, 1, 1)["slate_id"].to_pylist() == ["e"]
+        assert slates.recent(db, 0).schema.names == slates.SLATE_SCHEMA.names
+        with pytest.raises(StorageError, match="do not fit"), db.transaction() as tx:
+            slates.append(tx, pa.table({"slate_id": ["x"]}))

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream.config import EventType, FileConfig, StreamConfig
+
+
+@pytest.mark.parametrize(
+    ("role", "in_history", "scores"),
+    [
+        ("history", True, False),
+        ("scores", False, True),
+        ("both", True, True),
+        ("neither", False, False),
+    ],
+)
+def test_a_role_says_what_a_type_does(role: Any, in_history: bool, scores: bool) -> None:  # noqa: FBT001
+    kind = EventType(role=role)
+    assert (kind.in_history, kind.scores) == (in_history, scores)
+
+
+def test_unlisted_types_follow_one_rule() -> None:
+    config = StreamConfig(event_types={"view": EventType(weight=0.1)}, unlisted="history")
+    assert config.event_type("view") == EventType(weight=0.1)
+    assert config.event_type("like") == EventType(role="history")
+    assert StreamConfig(unlisted="reject").event_type("like") is None
+
+
+def test_settings_are_made_from_plain_data() -> None:
+    raw = {"event_types": {"view": {"role": "history", "weight": 0.5}}, "lateness_ms": 0}
+    config = msgspec.convert(raw, StreamConfig)
+    assert config.event_types == {"view": EventType(role="history", weight=0.5)}
+    assert msgspec.convert(msgspec.to_builtins(config), StreamConfig) == config
+    assert msgspec.convert({"kind": "item"}, FileConfig) == FileConfig(kind="item")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"lateness_ms": -1}, "lateness_ms"),
+        ({"visit_gap_ms": -1}, "visit_gap_ms"),
+        ({"max_dead_share": 1.5}, "max_dead_share"),
+        ({"max_batch_records": 0}, "max_batch_records"),
+        ({"event_types": {"view": {"weight": -1}}}, "weight"),
+        ({"event_types": {"view": {"role": "sometimes"}}}, "role"),
+        ({"unlisted": "maybe"}, "unlisted"),
+    ],
+)
+def test_unusable_values_are_refused_by_name(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=message):
+        msgspec.convert(raw, StreamConfig)
+
+
+@pytest.mark.parametrize("raw", [{"ts_format": "ISO"}, {"delimiter": ";;"}, {"kind": "user"}])
+def test_unusable_file_settings_are_refused_by_name(raw: dict[str, str]) -> None:
+    with pytest.raises(msgspec.ValidationError, match=next(iter(raw))):
+        msgspec.convert(raw, FileConfig)
