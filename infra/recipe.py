@@ -56,6 +56,11 @@ class Run:
         """Its checkpoint."""
         return self.folder / f"{self.name}.safetensors"
 
+    @property
+    def facts(self) -> Path:
+        """The file that says its training is finished."""
+        return self.folder / f"{self.name}.json"
+
     def ranks(self, split: Split, protocol: str) -> Path:
         """Return the file of its ranks."""
         return self.folder / f"{self.name}-{split}-{protocol}.npz"
@@ -79,9 +84,8 @@ def model_of(recipe: Recipe, config: ModelConfig) -> ModelConfig:
 
 def train_run(run: Run, loaded: Loaded, *, quiet: bool) -> Facts:
     """Train a run's model, or return what is known if its checkpoint is there."""
-    facts_path = run.folder / f"{run.name}.json"
-    if facts_path.exists() and run.checkpoint.exists():
-        return msgspec.json.decode(facts_path.read_bytes(), type=Facts)
+    if run.facts.exists() and run.checkpoint.exists():
+        return msgspec.json.decode(run.facts.read_bytes(), type=Facts)
     cuts = run.period.cuts
     options = replace(
         loaded.settings.train,
@@ -113,7 +117,7 @@ def train_run(run: Run, loaded: Loaded, *, quiet: bool) -> Facts:
         cpu_s=result.cpu_s,
         metrics=result.metrics,
     )
-    facts_path.write_bytes(msgspec.json.encode(facts))
+    run.facts.write_bytes(msgspec.json.encode(facts))
     run.checkpoint.with_suffix(".state").unlink(missing_ok=True)
     return facts
 

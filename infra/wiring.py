@@ -28,6 +28,8 @@ from stream.sources.file import FileSource
 
 MODEL_PATH_KEY = "model_path"
 """Where the database's checkpoint was last; `--model` names another place."""
+FILES_KEY = "log_files"
+"""What the files were like whose positions the database counts in."""
 LIBRARIES = ("duckdb", "torch", "pyarrow", "numpy")
 
 
@@ -217,10 +219,12 @@ def replaying(plan: ReplayPlan, loaded: Loaded) -> Iterator[Pipeline]:
     with ExitStack() as stack:
         engine = None if plan.model_path is None else load_engine(plan.model_path)
         config = pipeline_config(loaded, engine.config if engine else None, score=plan.score)
-        source: Source = stack.enter_context(closing(open_log(plan.log, loaded)))
+        files = stack.enter_context(closing(open_log(plan.log, loaded)))
+        source: Source = files
         if plan.until_ms is not None:
             source = BoundedSource(source, plan.until_ms)
         db = stack.enter_context(creating(plan.db_path, loaded))
+        _check_same_files(db, files)
         sink: Sink | None = None
         if plan.slates_path is not None:
             sink = stack.enter_context(closing(JsonlSink(plan.slates_path)))
@@ -238,6 +242,8 @@ def replaying(plan: ReplayPlan, loaded: Loaded) -> Iterator[Pipeline]:
                 db.set_meta(tx, MODEL_PATH_KEY, str(plan.model_path.resolve()))
         if plan.items_path is not None:
             with closing(open_items(plan.items_path, loaded)) as items:
+                _check_apart(files, items)
+                _check_same_files(db, items)
                 pipeline.load(items)
         yield pipeline
 
@@ -258,6 +264,31 @@ def asking(
             clock=WallClock(),
         )
         yield pipeline, Inspector(db, engine)
+
+
+def _check_same_files(db: Database, source: FileSource) -> None:
+    """Refuse a log whose files are not those that the database's positions count in; remember them.
+
+    Raises:
+        GapError: a file was replaced or shortened.
+    """
+    stored = db.get_meta(FILES_KEY)
+    known = msgspec.json.decode(stored or b"{}", type=dict[str, str])
+    now = {f"{part.topic}/{part.part}": text for part, text in source.fingerprints().items()}
+    own = [part for part in source.partitions() if f"{part.topic}/{part.part}" in known]
+    source.check_fingerprints({part: known[f"{part.topic}/{part.part}"] for part in own})
+    if known | now != known:
+        with db.transaction() as tx:
+            db.set_meta(tx, FILES_KEY, msgspec.json.encode(known | now).decode())
+
+
+def _check_apart(log: FileSource, items: FileSource) -> None:
+    shared = set(log.partitions()) & set(items.partitions())
+    if shared:
+        raise InputError(
+            f"log and item file are both called {min(shared).topic}; name one with"
+            " --set items.topic=items"
+        )
 
 
 def _fixed(loaded: Loaded, key: str, trained: int) -> int:

@@ -151,7 +151,7 @@ def merge_heads(heads: Tensor) -> Tensor:
 
 
 def product_plus(term: Tensor, q: Tensor, k: Tensor) -> Tensor:
-    """term [H, S, M, T] + q k^T for q [H, S, M, d] and k [H, S, T, d], in one pass."""
+    """Add q k^T to a term [H, S, M, T] in one pass, for q [H, S, M, d] and k [H, S, T, d]."""
     flat = torch.baddbmm(term.flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
     return flat.view(term.shape)
 

@@ -13,7 +13,7 @@ from model.cache import Ints, KVCache, Past, Rows
 from model.segments import ITEM, REQUEST
 from model.tokens import Part, SlotRows, TokenModel, run_layers
 
-_MAX_PAIRS = 1 << 21
+_MAX_PAIRS = 1 << 18
 """Query-key pairs of one padded pass; larger batches are cut into several."""
 
 

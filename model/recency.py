@@ -81,4 +81,4 @@ class DecayWeights(nn.Module):
             [H, S, M, T]
         """
         flat = self.weight[layer] @ features.flatten(1)
-        return flat.view(-1, *features.shape[1:])
+        return flat.view(self.weight.shape[1], *features.shape[1:])

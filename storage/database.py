@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -17,106 +16,9 @@ from storage import migrations
 from storage.connection import connect, holder_pid, release, translated
 from storage.errors import StorageError
 from storage.records import Param, Reader
+from storage.session import Session, Snapshot, Tx
 
 __all__ = ["Database", "Snapshot", "Tx", "get_meta", "holder_pid", "set_meta"]
-
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-
-class _Session:
-    """Reads on one DuckDB cursor, which belongs to one thread at a time."""
-
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
-        self._cursor = cursor
-        self._path = path
-
-    def query(
-        self,
-        sql: str,
-        params: Sequence[Param] = (),
-        *,
-        tables: Mapping[str, pa.Table] | None = None,
-    ) -> pa.Table:
-        """Return the whole result of one SELECT.
-
-        Args:
-            sql: The statement; parameters as `?` or `$1`.
-            params: Their values.
-            tables: Arrow tables the statement names, visible to it only.
-
-        Raises:
-            QueryError: DuckDB refused the statement.
-            FatalStorageError: The process must end.
-        """
-        with translated(self._path), _registered(self._cursor, tables or {}):
-            relation = self._cursor.sql(sql, params=list(params) or None)
-            if relation is None:
-                raise StorageError("query() takes one SELECT; write through a transaction")
-            return relation.to_arrow_table()
-
-
-class Snapshot(_Session):
-    """Consistent reads: every query sees the same committed state."""
-
-
-class Tx(_Session):
-    """A running transaction: reads see its own writes, nobody else's view changes before commit."""
-
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
-        super().__init__(cursor, path)
-        self._commit_hooks: list[Callable[[], None]] = []
-        self._rollback_hooks: list[Callable[[], None]] = []
-
-    def execute(
-        self,
-        sql: str,
-        params: Sequence[Param] = (),
-        *,
-        tables: Mapping[str, pa.Table] | None = None,
-    ) -> int:
-        """Run one statement and return how many rows it changed.
-
-        Raises:
-            QueryError: DuckDB refused the statement.
-            FatalStorageError: The process must end.
-        """
-        with translated(self._path), _registered(self._cursor, tables or {}):
-            rows = self._cursor.execute(sql, list(params) or None).fetchall()
-        return int(rows[0][0]) if rows and isinstance(rows[0][0], int) else 0
-
-    def insert(self, table_name: str, data: pa.Table) -> int:
-        """Append an Arrow table and return its number of rows.
-
-        Columns are matched by name; a column `x_ms` (epoch milliseconds) fills the TIMESTAMP column `x`.
-
-        Raises:
-            QueryError: A column is unknown, missing or of a wrong type.
-        """
-        if data.num_rows == 0:
-            return 0
-        names = [str(name) for name in data.column_names]
-        for name in (table_name, *names):
-            if not _NAME.fullmatch(name):
-                raise StorageError(f"{name!r} is no column or table name of the store")
-        targets = ", ".join(name.removesuffix("_ms") for name in names)
-        values = ", ".join(
-            f"make_timestamp({name} * 1000)" if name.endswith("_ms") else name for name in names
-        )
-        statement = f"INSERT INTO {table_name}({targets}) SELECT {values} FROM incoming"  # noqa: S608 names checked above
-        return self.execute(statement, tables={"incoming": data})
-
-    def on_commit(self, hook: Callable[[], None]) -> None:
-        """Call `hook` after the transaction committed."""
-        self._commit_hooks.append(hook)
-
-    def on_rollback(self, hook: Callable[[], None]) -> None:
-        """Call `hook` after the transaction was rolled back; hooks run newest first."""
-        self._rollback_hooks.append(hook)
-
-    def _finish(self, *, committed: bool) -> None:
-        hooks = self._commit_hooks if committed else list(reversed(self._rollback_hooks))
-        for hook in hooks:
-            hook()
 
 
 class Database:
@@ -131,8 +33,9 @@ class Database:
         self._writer = connection.cursor()
         self._path = path
         self._write_lock = threading.Lock()
+        self._writing_thread: int | None = None
         self._local = threading.local()
-        self._sessions: list[tuple[duckdb.DuckDBPyConnection, _Session]] = []
+        self._sessions: list[tuple[duckdb.DuckDBPyConnection, Session]] = []
         self._closed = False
 
     @classmethod
@@ -170,9 +73,12 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Tx]:
-        """Run the block in the one writing transaction: commit at its end, roll back on any exception."""
-        with self._write_lock:
-            self._check_open()
+        """Run the block in the one writing transaction: commit at its end, roll back on any exception.
+
+        Raises:
+            StorageError: This thread is in a transaction already; they do not nest.
+        """
+        with self._writing():
             tx = Tx(self._writer, self._path)
             with translated(self._path):
                 self._writer.begin()
@@ -180,10 +86,10 @@ class Database:
                 yield tx
                 with translated(self._path):
                     self._writer.commit()
-            except BaseException:
-                self._roll_back(tx)
+            except BaseException as error:
+                tx.finish(committed=self._roll_back(error))
                 raise
-            tx._finish(committed=True)  # noqa: SLF001 same module
+            tx.finish(committed=True)
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
@@ -222,15 +128,14 @@ class Database:
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the file."""
-        with self._write_lock, translated(self._path):
-            self._check_open()
+        with self._writing(), translated(self._path):
             self._writer.execute("CHECKPOINT").fetchall()
 
     def close(self) -> None:
         """Close every cursor and the file; closing twice does nothing."""
-        with self._write_lock:
-            if self._closed:
-                return
+        if self._closed:
+            return
+        with self._writing():
             self._closed = True
             for cursor, _ in self._sessions:
                 cursor.close()
@@ -249,23 +154,43 @@ class Database:
     ) -> None:
         self.close()
 
-    def _session(self) -> tuple[duckdb.DuckDBPyConnection, _Session]:
+    def _session(self) -> tuple[duckdb.DuckDBPyConnection, Session]:
         self._check_open()
-        found: tuple[duckdb.DuckDBPyConnection, _Session] | None = getattr(
+        found: tuple[duckdb.DuckDBPyConnection, Session] | None = getattr(
             self._local, "session", None
         )
         if found is None:
             cursor = self._connection.cursor()
-            found = (cursor, _Session(cursor, self._path))
+            found = (cursor, Session(cursor, self._path))
             self._local.session = found
             self._sessions.append(found)
         return found
 
-    def _roll_back(self, tx: Tx) -> None:
-        # The first error is the one to report, and a refused commit leaves nothing to roll back.
-        with suppress(duckdb.Error):
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        if self._writing_thread == threading.get_ident():
+            raise StorageError(
+                f"{self._path}: already in a transaction of this thread; use that one"
+            )
+        with self._write_lock:
+            self._check_open()
+            self._writing_thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._writing_thread = None
+
+    def _roll_back(self, error: BaseException) -> bool:
+        """Take the transaction back; say whether it had been committed after all.
+
+        An interrupt can arrive between DuckDB's commit and ours noticing it: then nothing is left to
+        roll back although no statement failed.
+        """
+        try:
             self._writer.rollback()
-        tx._finish(committed=False)  # noqa: SLF001 same module
+        except duckdb.Error:
+            return not isinstance(error, Exception)
+        return False
 
     def _check_open(self) -> None:
         if self._closed:
@@ -282,16 +207,3 @@ def set_meta(tx: Tx, key: str, value: str) -> None:
     """Store `value` under `key`, replacing what was there."""
     tx.execute("DELETE FROM meta WHERE key = ?", [key])
     tx.execute("INSERT INTO meta VALUES (?, ?)", [key, value])
-
-
-@contextmanager
-def _registered(
-    cursor: duckdb.DuckDBPyConnection, tables: Mapping[str, pa.Table]
-) -> Iterator[None]:
-    for name, table in tables.items():
-        cursor.register(name, table)
-    try:
-        yield
-    finally:
-        for name in tables:
-            cursor.unregister(name)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-USERS_PER_CHUNK = 512
+USERS_PER_CHUNK = 256
 """Users hashed together. Part of a digest's definition: another value gives other digests."""
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from storage.digests import checksum64
 from storage.records import Reader
 
-_GROUPS_PER_READ = 4096
+_GROUPS_PER_READ = 2048
 _TOLERANCE = 1e-9
 
 
@@ -220,14 +220,15 @@ def _groups_match_history(reader: Reader, segment_len: int) -> Finding:
 
 
 def _checksums(reader: Reader) -> Finding:
-    total = int(reader.query("SELECT count(*) AS n FROM token_groups")["n"][0].as_py())
+    table = reader.query("SELECT count(*) AS n, coalesce(max(rowid), -1) AS top FROM token_groups")
+    total, top = int(table["n"][0].as_py()), int(table["top"][0].as_py())
     places: list[str] = []
-    for start in range(0, total, _GROUPS_PER_READ):
+    for start in range(0, top + 1, _GROUPS_PER_READ):
         table = reader.query(
             "SELECT u.user_id, g.model_version, g.segment, g.checksum, g.bytes, g.kv "
             "FROM token_groups g LEFT JOIN users u ON u.user_idx = g.user_idx "
-            "ORDER BY g.model_version, g.user_idx, g.segment LIMIT ? OFFSET ?",
-            [_GROUPS_PER_READ, start],
+            "WHERE g.rowid >= $1 AND g.rowid < $2 ORDER BY g.rowid",
+            [start, start + _GROUPS_PER_READ],
         )
         places += [
             f"{row['user_id']} under {row['model_version']}, segment {row['segment']}"

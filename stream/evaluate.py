@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from stream.evaluation.log import EvaluationLog
     from stream.pipeline import Pipeline, RunSummary
 
-    Progress = Callable[[str, int, int], None]
-
+Progress: TypeAlias = "Callable[[str, int, int], None]"
+"""Told a stage, what is done of it, and how much there is (0 = not known)."""
 VARIANTS = (TOKENS, RECENTS, SWAPPED, FULL)
 PAIRS = (
     (TOKENS.name, MIX),

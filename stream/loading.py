@@ -10,7 +10,7 @@ import numpy as np
 from model.engine import TokenBlock
 from model.features import DECAY_DAYS
 from storage import counters as counter_store
-from storage import interactions, tokens
+from storage import interactions, tokens, visibility
 from stream.history import EMPTY, UserRows, model_rows, rows_by_user
 from stream.state import Counters, UserState, Visit
 
@@ -82,9 +82,35 @@ class StateLoader:
         self._gap_ms = visit_gap_ms
 
     def load(self, requests: Sequence[LoadRequest]) -> list[UserState]:
-        """States in the order of the requests; users may repeat."""
-        if not requests:
-            return []
+        """States in the order of the requests; users may repeat, each time as of another offset."""
+        found: dict[int, UserState] = {}
+        for places in self._rounds(requests):
+            states = self._load([requests[place] for place in places])
+            found |= zip(places, states, strict=True)
+        return [found[place] for place in range(len(requests))]
+
+    def _rounds(self, requests: Sequence[LoadRequest]) -> list[list[int]]:
+        """Places of the requests one read can serve: none has a user as of two sets of visible groups."""
+        bounds: dict[int, set[int]] = {}
+        for request in requests:
+            bounds.setdefault(request.user_idx, set()).add(_bound(request))
+        several = [(user, b) for user, found in bounds.items() if len(found) > 1 for b in found]
+        visible = (
+            visibility.visible_groups(self._db, self._engine.version, several) if several else {}
+        )
+        rounds: list[list[int]] = []
+        served: dict[int, list[int]] = {}
+        for place, request in enumerate(requests):
+            groups = visible.get((request.user_idx, _bound(request)), 0)
+            counts = served.setdefault(request.user_idx, [])
+            if groups not in counts:
+                counts.append(groups)
+            turn = counts.index(groups)
+            rounds += [[] for _ in range(turn + 1 - len(rounds))]
+            rounds[turn].append(place)
+        return rounds
+
+    def _load(self, requests: Sequence[LoadRequest]) -> list[UserState]:
         read = self._read(requests)
         states, pending = [], []
         for request in requests:
@@ -103,13 +129,13 @@ class StateLoader:
         hidden = self._engine.extend([s.cache for s in states], rows)
         for state, out in zip(states, hidden, strict=True):
             if len(out):
-                state.hidden = out[-1].float().numpy()
+                state.hidden = out[-1].float().numpy().copy()  # not a view that keeps them all
 
     def _read(self, requests: Sequence[LoadRequest]) -> _Read:
         as_of: dict[int, int] = {}
         repeated: set[int] = set()
         for request in requests:
-            bound = _END if request.as_of is None else request.as_of
+            bound = _bound(request)
             if request.user_idx in as_of or request.mode == "full":
                 repeated.add(request.user_idx)
             as_of[request.user_idx] = max(bound, as_of.get(request.user_idx, bound))
@@ -240,6 +266,10 @@ class StateLoader:
         counters = Counters(counter_store.counter_ref_ms(self._db) or 0)
         counters.add_many(rows.item_idx, rows.ts, rows.weight)
         return counters
+
+
+def _bound(request: LoadRequest) -> int:
+    return _END if request.as_of is None else request.as_of
 
 
 def token_block(group: GroupRow, kv_of: GroupRow | None = None) -> TokenBlock:

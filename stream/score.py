@@ -203,7 +203,7 @@ class Scorer:
         for state, (user, prefix), out in zip(states, picked, hidden, strict=True):
             for i, vector in zip(prefix, out.float().numpy(), strict=True):
                 state.push(rows[i].history, self._gap_ms)
-                state.hidden = vector
+                state.hidden = vector.copy()  # not a view that keeps the batch's rows
                 if rows[i].scores:
                     readings[i] = self._read(state, rows[i].history.key.h_ts_ms, "line")
             del queues[user][: len(prefix)]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _TAU_MS = np.array(DECAY_DAYS) * DAY_MS
 _SUMS = 1 + len(DECAY_DAYS)
+_MAX_EXPONENT = 700.0
 _IN_LAST_VISIT = FEATURES.index("in_last_visit")
 _IN_VISIT = FEATURES.index("in_visit")
 SparseRow: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float32]]"
@@ -66,7 +67,7 @@ class Counters:
         if slot is None:
             slot = self._grow(item_idx)
         self._sums[slot, 0] += weight
-        self._sums[slot, 1:] += weight * np.exp((ts_ms - self.ref_ms) / _TAU_MS)
+        self._sums[slot, 1:] += weight * _growth(ts_ms - self.ref_ms)
         self.version += 1
 
     def add_many(
@@ -75,7 +76,7 @@ class Counters:
         """Count a run of interactions: items, event times and weights, each [n]."""
         distinct, which = np.unique(items, return_inverse=True)
         sums = np.zeros((len(distinct), _SUMS))
-        decays = np.exp((ts_ms[:, None] - self.ref_ms) / _TAU_MS)
+        decays = _growth(ts_ms[:, None] - self.ref_ms)
         np.add.at(sums, which, weights[:, None] * np.column_stack([np.ones(len(items)), decays]))
         for item, row in zip(distinct.tolist(), sums, strict=True):
             slot = self._slots.get(item)
@@ -101,6 +102,12 @@ class Counters:
     def copy(self) -> Counters:
         """An independent copy."""
         return Counters(self.ref_ms, self.items, self.sums)
+
+
+def _growth(age_ms: int | NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weight of an event at the reference time; bounded as in storage, so that no sum overflows."""
+    grown: NDArray[np.float64] = np.exp(np.minimum(age_ms / _TAU_MS, _MAX_EXPONENT))
+    return grown
 
 
 @dataclass(slots=True)

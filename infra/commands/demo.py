@@ -9,6 +9,7 @@ from rich.tree import Tree
 from infra import shipped
 from infra.commands.evaluate import print_evaluation
 from infra.errors import InputError, MissingExtraError
+from infra.figures import METRIC_TITLES, number
 from infra.measuring import (
     Stages,
     count_baselines,
@@ -25,14 +26,12 @@ from infra.story import tell, typical_user
 from infra.wiring import ReplayPlan, asking, load_engine
 from stream.clock import DAY_MS
 from stream.evaluate import Evaluation, EvaluationPlan, admit, figures, prepare
+from stream.evaluation.production import TOKENS
 
 STATES = 1000
 SLATES_DAYS = 2
-TRAIN_COMMAND = (
-    "freshet train infra/data/online_retail_ii/events.parquet"
-    " --items infra/data/online_retail_ii/items.parquet"
-    " --train-end 2011-09-01 --validation-end 2011-10-01 --out model.safetensors"
-)
+SEED_SPREAD = {"recall@10": 0.003, "recall@50": 0.006}
+"""How far two seeds of the recipe may lie apart on the demo's sample of states."""
 
 
 @click.command("demo")
@@ -77,18 +76,27 @@ def command(
     loaded = read_settings(config_file, assignments, *shipped.settings())
     folder.mkdir(parents=True, exist_ok=True)
     model = model_path or shipped.CHECKPOINT
-    if retrain:
-        from infra.commands.quality import train_shipped  # noqa: PLC0415 - loads the trainer
-
-        model = train_shipped(folder / "retrained.safetensors", shipped.MAIN, loaded, quiet=quiet)
     stages = Stages()
-    found = _measure(model, folder, states, loaded, stages, quiet=quiet or as_json)
+    quiet = quiet or as_json
+    before: Evaluation | None = None
+    if retrain:
+        before = _measure(model, folder, states, loaded, stages, quiet=quiet)
+        from infra.recipe import Run, train_run  # noqa: PLC0415 - loads the trainer
+
+        run = Run(period=shipped.MAIN, recipe="shipped", seed=0, folder=folder)
+        run.facts.unlink(missing_ok=True)  # an earlier demo's training is not this one's
+        with stages.timed("train"):
+            train_run(run, loaded, quiet=quiet)
+        model = run.checkpoint
+    found = _measure(model, folder, states, loaded, stages, quiet=quiet)
     story = _story(folder, model, user_id, loaded)
     written = _write(folder / "report.html", found, story, stages)
     if as_json:
         print_json({"evaluation": found, "story": story, "seconds": stages.seconds})
         return
     print_evaluation(found, stages)
+    if before is not None:
+        _print_comparison(before, found)
     _print_story(story)
     _print_next(folder, story, report=written)
 
@@ -124,6 +132,21 @@ def _measure(
     count_baselines([measurement], stages=stages, quiet=quiet)
     with stages.timed("resample users"):
         return figures(measurement)
+
+
+def _print_comparison(before: Evaluation, after: Evaluation) -> None:
+    """Print the model in use and the one trained again, side by side."""
+    rows = []
+    for figures_before in before.protocols:
+        figures_after = after.protocol(figures_before.protocol)
+        for metric, spread in SEED_SPREAD.items():
+            one = figures_before.figure(TOKENS.name).everything[metric].value
+            other = figures_after.figure(TOKENS.name).everything[metric].value
+            word = "within the spread of seeds" if abs(one - other) <= spread else "OUTSIDE it"
+            name = f"{figures_before.protocol.replace('_', ' ')}, {METRIC_TITLES[metric]}"
+            rows.append((name, number(one), number(other), number(other - one, signed=True), word))
+    title = f"trained again: {after.model_versions[0]} against {before.model_versions[0]}"
+    console().print(table(title, ["", "before", "again", "difference", ""], rows))
 
 
 def _story(folder: Path, model: Path, user_id: str | None, loaded: Loaded) -> Story:

@@ -108,16 +108,16 @@ def command(
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    r"""Replay LOG (a file or a glob) into a new database and measure the model on its last part.
+    """Replay LOG (a file or a glob) into a new database and measure the model on its last part.
 
     Next visit and next line are measured apart, each at the state the production scorer had at that
     moment, over the whole catalogue, beside counting rules and a mix of them fitted on the
     validation period. Figures over events the model was fitted on are refused.
 
     \b
-    freshet evaluate events.parquet --items items.parquet --model model.safetensors \
+    freshet evaluate events.parquet --items items.parquet --model model.safetensors \\
         --train-end 2011-09-01 --validation-end 2011-10-01 --report report.html
-    """
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
     loaded = read_settings(config_file, assignments, *column_overrides(columns))
     request = Request(
         log=log,

@@ -30,7 +30,6 @@ from infra.recipe import (
     train_run,
     whole_catalogue,
 )
-from infra.settings import Loaded
 from stream.evaluate import Evaluation
 from stream.evaluation.log import EvaluationLog
 
@@ -101,13 +100,6 @@ def command(
         rows = [("ok" if one.ok else "MISSED", one.name, one.found, one.wanted) for one in gates]
         console().print(table("requirements", ["", "what", "found", "wanted"], rows))
     return ExitCode.OK if all(one.ok for one in gates) else ExitCode.FOUND
-
-
-def train_shipped(out: Path, period: shipped.Period, loaded: Loaded, *, quiet: bool) -> Path:
-    """Train the shipped recipe again with seed 0 and return the checkpoint's path."""
-    run = Run(period=period, recipe="shipped", seed=0, folder=out.parent)
-    train_run(run, loaded, quiet=quiet)
-    return run.checkpoint
 
 
 def _gates(

@@ -1,5 +1,6 @@
 """`freshet replay`: a log through the production path, on the event clock."""
 
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,9 +20,10 @@ from infra.options import (
 )
 from infra.output import console, print_json, progress, table
 from infra.settings import Loaded
-from infra.wiring import ReplayPlan, column_overrides, replaying
+from infra.wiring import ReplayPlan, column_overrides, open_log, replaying
 from stream.clock import to_ms
 from stream.pipeline import RunSummary
+from stream.sources.counting import count_records
 
 
 @click.command("replay")
@@ -98,10 +100,20 @@ def _run(
     finish: bool,
     quiet: bool,
 ) -> RunSummary:
-    with replaying(plan, loaded) as pipeline, progress(name, max_records, quiet=quiet) as advance:
+    total = max_records
+    topics = set[str]()
+    if total is None and plan.until_ms is None and not quiet:
+        with closing(open_log(plan.log, loaded)) as log:
+            total = count_records(log.paths)
+            topics = {partition.topic for partition in log.partitions()}
+    with replaying(plan, loaded) as pipeline, progress(name, total, quiet=quiet) as advance:
+        stored = pipeline.ingest.next_offsets.items()
+        already = sum(off for (topic, _), off in stored if topic in topics)
+        if plan.until_ms is not None and (pipeline.clock_ms or 0) >= plan.until_ms:
+            return RunSummary()  # a resumed run stands past the bound already
         summary = pipeline.run(
             max_records=max_records,
-            on_progress=lambda at: advance(at.records, max_records, f"{at.slates:,} slates"),
+            on_progress=lambda at: advance(already + at.records, total, f"{at.slates:,} slates"),
         )
         if finish:
             pipeline.finish()

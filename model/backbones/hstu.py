@@ -108,13 +108,10 @@ class Hstu(nn.Module):
     ) -> Tensor:
         """Sum over both sets of keys of silu(q k + recency) v / divisor."""
         queries = split_heads(q, self.config.n_heads)
-        sides = ((own, prepared[0], self.own_recency), (token, prepared[1], self.token_recency))
-        reads = [
-            self._read(queries, keys, side, recency, layer)
-            for keys, side, recency in sides
-            if keys.k.shape[1]
-        ]
-        return merge_heads(sum(reads) if reads else torch.zeros_like(queries))
+        read = self._read(queries, own, prepared[0], self.own_recency, layer)
+        if token.k.shape[1]:
+            read = read + self._read(queries, token, prepared[1], self.token_recency, layer)
+        return merge_heads(read)
 
     def _read(
         self, q: Tensor, keys: KeyValues, side: _Side, recency: DecayWeights, layer: int

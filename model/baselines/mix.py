@@ -185,7 +185,9 @@ def maximum_likelihood(
         weights, best = weights + step, value
         if grown < tolerance:
             break
-        step = np.asarray(np.linalg.solve(curve + RIDGE * np.eye(n_features), slope), dtype=np.float64)
+        step = np.asarray(
+            np.linalg.solve(curve + RIDGE * np.eye(n_features), slope), dtype=np.float64
+        )
     return weights
 
 

@@ -73,6 +73,11 @@ class FileSource:
             self.close()
             raise
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, in the order of their partitions."""
+        return tuple(part.path for part in self._parts)
+
     def partitions(self) -> tuple[Partition, ...]:
         """Return one partition per file, in path order."""
         return tuple(part.partition for part in self._parts)

@@ -54,6 +54,7 @@ def test_from_stores_without_scoring_and_until_stops(freshet, made, tmp_path):
     assert len(times) == done.json["slates"] > 0
     assert max(times) < 1_705_017_600_000
     assert done.json["records"] < len(made.log.read_text().splitlines())
+    assert replay(freshet, made, tmp_path / "y.duckdb", slates, *bounds).json["records"] == 0
     rest = replay(freshet, made, tmp_path / "y.duckdb", slates)
     assert rest.json["records"] + done.json["records"] == len(made.log.read_text().splitlines())
 
@@ -147,3 +148,24 @@ def test_another_checkpoint_than_the_tokens_is_refused(freshet, made, tmp_path):
     outcome = freshet("recommend", "u1", "--db", made.db, "--model", other)
     assert outcome.code == ExitCode.MODEL
     assert "holds tokens of" in outcome.err
+
+
+def test_a_replaced_log_is_refused_and_a_grown_one_goes_on(freshet, world):
+    lines = world.log.read_text().splitlines(keepends=True)
+    world.log.write_text("".join(lines[::-1]))
+    refused = replay(freshet, world, world.db, world.slates)
+    assert refused.code == ExitCode.INPUT
+    assert "log.jsonl" in refused.err
+    newest = json.loads(lines[-1]) | {"event_id": "new", "ts": 1_706_000_000_000}
+    world.log.write_text("".join(lines) + json.dumps(newest) + "\n")
+    assert replay(freshet, world, world.db, world.slates).json["records"] == 1
+
+
+def test_log_and_items_of_one_name_are_told_apart_on_request(freshet, made, tmp_path):
+    items = tmp_path / made.log.name
+    items.write_text(made.items.read_text())
+    line = ("replay", made.log, "--db", tmp_path / "y.duckdb", "--items", items, "--max-records", 5)
+    refused = freshet(*line, "--json")
+    assert refused.code == ExitCode.INPUT
+    assert "items.topic" in refused.err
+    assert freshet(*line, "--json", "--set", "items.topic=items").code == 0

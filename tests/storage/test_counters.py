@@ -81,6 +81,16 @@ def test_rotation_moves_only_rows_below_both_bounds_and_sorts_them():
         assert db.query("SELECT count(*) AS n FROM rows_all")["n"][0].as_py() == 6
 
 
+def test_positions_at_the_edge_of_a_rotation_are_exact():
+    rows = [Row(0, i % 2, T0 + i * HOUR, 0, i) for i in range(8)]
+    with fresh() as (db, ids):
+        store(db, ids, rows)
+        rotate(db, T0 + DAY, below=5)
+        ref = counters.counter_ref_ms(db)
+        for upto in range(9):
+            check(counters.load_counters(db, [0], {0: upto}), ids, rows[:upto], 0, ref)
+
+
 def test_merging_keeps_every_row_and_one_run():
     rows = [Row(i % 3, i % 4, T0 + i * HOUR, 0, i) for i in range(12)]
     with fresh() as (db, ids):

@@ -191,6 +191,47 @@ def test_an_exception_rolls_everything_back_and_runs_the_hooks(path):
     assert calls == ["second", "first", "commit"]
 
 
+def test_transactions_of_one_thread_do_not_nest(path):
+    def nest(db):
+        with db.transaction() as tx:
+            set_meta(tx, "a", "1")
+            with db.transaction():
+                pass
+
+    with Database.open(path, now=NOW) as db:
+        with pytest.raises(StorageError, match="already in a transaction"):
+            nest(db)
+        with db.transaction(), pytest.raises(StorageError, match="already"):
+            db.checkpoint()
+        assert get_meta(db, "a") is None
+
+
+def test_an_interrupt_after_the_commit_does_not_run_the_rollback_hooks(path):
+    calls = []
+    with Database.open(path, now=NOW) as db:
+
+        def interrupted():
+            with db.transaction() as tx:
+                tx.on_commit(lambda: calls.append("commit"))
+                tx.on_rollback(lambda: calls.append("rollback"))
+                set_meta(tx, "a", "1")
+                db._writer.commit()  # as if the interrupt came right after it
+                raise KeyboardInterrupt
+
+        def before():
+            with db.transaction() as tx:
+                tx.on_rollback(lambda: calls.append("rollback"))
+                set_meta(tx, "b", "1")
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            before()
+        assert (get_meta(db, "a"), get_meta(db, "b")) == ("1", None)
+    assert calls == ["commit", "rollback"]
+
+
 def test_a_refused_statement_is_one_line_and_the_database_goes_on(path):
     with Database.open(path, now=NOW) as db:
 

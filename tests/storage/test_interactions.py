@@ -100,6 +100,17 @@ def test_segments_and_due_counts_follow_history_order(rows):
             assert counted.get(idx, 0) == before
 
 
+def test_a_displaced_row_counts_at_its_place_and_not_at_its_own_time():
+    anchor = Row(0, 0, T0 + 5 * HOUR, 0, 0)
+    rows = [anchor, Row(0, 0, T0, 0, 1, anchor=anchor.key), Row(0, 0, T0 + 9 * HOUR, 0, 2)]
+    with fresh() as (db, ids):
+        store(db, ids, rows)
+        assert interactions.due_counts(db, {HOMES[0]: T0 + 5 * HOUR}).num_rows == 0
+        found = interactions.due_counts(db, {HOMES[0]: T0 + 5 * HOUR + 1})
+        assert found["n_before"].to_pylist() == [2]
+        assert interactions.load_history(db, [0])["off"].to_pylist() == [0, 1, 2]
+
+
 def test_due_counts_bounded_by_positions_leave_out_rows_read_later():
     rows = [Row(0, 0, T0 + i, 0, i) for i in range(5)]
     with fresh() as (db, ids):

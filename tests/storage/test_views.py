@@ -14,6 +14,7 @@ from tests.storage.support import (
     ITEMS,
     LATENESS,
     NOW,
+    R_MIN,
     T0,
     N,
     Row,
@@ -239,6 +240,16 @@ def test_the_timeline_shows_item_text():
         assert row == {"item_id": "bread", "text": "a loaf"}
         (row,) = db.query("SELECT user_id, item_id, off FROM interactions").to_pylist()
         assert row == {"user_id": "u0", "item_id": "bread", "off": 0}
+
+
+def test_a_displaced_row_is_due_at_its_place():
+    anchor = Row(0, 0, T0 + 9 * HOUR, 0, 0)
+    late = [Row(0, 0, T0 + i * HOUR, 0, 1 + i, anchor=anchor.key) for i in range(6)]
+    with fresh() as (db, ids):
+        store(db, ids, [anchor, *late])
+        assert db.query("SELECT due FROM token_staleness")["due"].to_pylist() == [0]
+        store(db, ids, [Row(0, 0, T0 + 9 * HOUR + LATENESS + 1, 0, 7)])
+        assert db.query("SELECT due FROM token_staleness")["due"].to_pylist() == [(7 - R_MIN) // N]
 
 
 def test_lateness_moves_the_watermark():

@@ -71,10 +71,12 @@ def tiny_config(**changes: Any) -> ModelConfig:
     return ModelConfig(**(values | changes))
 
 
-def tiny_model(config: ModelConfig, seed: int = 0) -> tuple[TokenModel, ReadOut]:
+def tiny_model(
+    config: ModelConfig, seed: int = 0, items: Sequence[str] = ()
+) -> tuple[TokenModel, ReadOut]:
     """A model and a read-out with every weight away from zero; the vocabulary misses some items."""
     torch.manual_seed(seed)
-    ids = [f"i{index}" for index in range(N_ITEMS - 4)]
+    ids = list(items) or [f"i{index}" for index in range(N_ITEMS - 4)]
     vocabulary = Vocabulary.build(ids, {name: f"Red box {name[1:]}" for name in ids}, config)
     model = TokenModel(config, vocabulary)
     readout = ReadOut(config)
@@ -86,8 +88,10 @@ def tiny_model(config: ModelConfig, seed: int = 0) -> tuple[TokenModel, ReadOut]
     return model.eval(), readout.eval()
 
 
-def tiny_engine(seed: int = 0, version: str = "tiny", **changes: Any) -> Engine:
-    model, readout = tiny_model(tiny_config(**changes), seed)
+def tiny_engine(
+    seed: int = 0, version: str = "tiny", items: Sequence[str] = (), **changes: Any
+) -> Engine:
+    model, readout = tiny_model(tiny_config(**changes), seed, items)
     return Engine.from_model(model, readout=readout, version=version)
 
 
@@ -112,6 +116,22 @@ def random_log(
             at += int(rng.choice([0, 0, 5 * MINUTE_MS, 20 * MINUTE_MS]))
     out = sorted(out[:n], key=lambda e: e["ts"])
     return [one | {"event_id": f"e{number}", "seq": number} for number, one in enumerate(out)]
+
+
+def eventful(rng: np.random.Generator, n: int) -> list[Event]:
+    """A log with sessions on some visits, repeats of earlier records, returns, and events late by up to five days."""
+    log = []
+    for one in random_log(rng, n, users=2, step_ms=5 * HOUR_MS):
+        changes: dict[str, Any] = {}
+        if rng.random() < 0.3:
+            changes["session_id"] = f"s{one['ts'] // (4 * HOUR_MS)}"
+        if rng.random() < 0.1:
+            changes["value"] = -1
+        delay = int(rng.integers(0, 5 * DAY_MS)) if rng.random() < 0.25 else 0
+        log.append((one["ts"] + delay, one | changes))
+        if rng.random() < 0.1:
+            log.append((one["ts"] + delay + HOUR_MS, one | changes))
+    return [one for _, one in sorted(log, key=lambda pair: pair[0])]
 
 
 def memory_source(

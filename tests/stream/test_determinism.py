@@ -26,6 +26,7 @@ from tests.stream.support import (
     Outcome,
     assert_same_slates,
     event,
+    eventful,
     memory_source,
     opened,
     outcome,
@@ -214,7 +215,7 @@ def test_a_shuffled_log_with_duplicates_gives_the_same_tokens(tmp_path: Path) ->
 
 
 def test_batch_size_does_not_matter_for_a_log_with_late_events_either(tmp_path: Path) -> None:
-    log = shuffled(LOG, np.random.default_rng(0), 4 * DAY_MS)
+    log = eventful(np.random.default_rng(0), 44)
     settings = {"lateness_ms": HOUR_MS}
     few = run(tmp_path, log, max_batch_records=6, **settings)
     many = run(tmp_path, log, **settings)

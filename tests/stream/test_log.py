@@ -57,7 +57,7 @@ def test_too_many_bad_records_are_refused():
 def test_an_empty_log_is_refused_with_the_first_reason():
     with pytest.raises(SourceError, match="no interaction and no item"):
         read_log(source(), StreamConfig())
-    with pytest.raises(SourceError, match="malformed|JSON|bytes"):
+    with pytest.raises(SourceError, match=r"no item: .*truncated"):
         read_log(source(b"{"), StreamConfig())
 
 

@@ -1,0 +1,160 @@
+"""One batch, one transaction: all of it or nothing, each record once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from storage import positions
+from storage.database import Database, Tx
+from storage.identities import Identities
+from storage.items import all_items
+from stream.config import FileConfig, StreamConfig
+from stream.errors import GapError
+from stream.events import EventBatch, Partition
+from stream.ingest import Ingest
+from stream.judge import SegmentRule
+from stream.sources.file import FileSource
+from stream.sources.memory import MemorySource
+from tests.stream.support import NOW, START_MS, TOPIC, Event, encode, event
+
+LOG = Partition(TOPIC, 0)
+CONFIG = StreamConfig(lateness_ms=0)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    with Database.open(tmp_path / "a.db", now=NOW) as opened:
+        yield opened
+
+
+def ingest_of(db: Database, config: StreamConfig = CONFIG) -> Ingest:
+    return Ingest(db, Identities.load(db), config, SegmentRule(4, 4))
+
+
+def batch_of(*records: Event | bytes, part: int = 0, first: int = 0) -> EventBatch:
+    partition = Partition(TOPIC, part)
+    source = MemorySource(first={partition: first})
+    for one in records:
+        source.append(partition, one if isinstance(one, bytes) else encode(one))
+    source.end()
+    return source.poll(1000)
+
+
+def stored(db: Database) -> list[int]:
+    offs: list[int] = db.query("SELECT off FROM rows_all ORDER BY topic, part, off")[
+        "off"
+    ].to_pylist()
+    return offs
+
+
+def test_every_record_is_a_row_or_a_dead_letter_at_its_position(db: Database) -> None:
+    ingest = ingest_of(db)
+    bad = b'{"user_id": "u"}'
+    odd = event("u", "i", START_MS + 400 * 86_400_000)
+    found = ingest.store(
+        batch_of(event("u", "i1", START_MS), bad, b"{", odd, event("u", "i2", START_MS + 1)),
+        now=NOW,
+    )
+    assert stored(db) == [0, 4]
+    reasons = db.query("SELECT off, reason FROM dead_letters ORDER BY off").to_pylist()
+    assert [(r["off"], r["reason"]) for r in reasons] == [
+        (1, "missing_field"),
+        (2, "malformed"),
+        (3, "future_dated"),
+    ]
+    assert (found.counts.records, found.counts.interactions, found.counts.dead) == (5, 2, 3)
+    assert ingest.max_event_ms == {(TOPIC, 0): START_MS + 1}
+
+
+def test_a_transaction_that_fails_leaves_nothing(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest = ingest_of(db)
+    ingest.store(batch_of(event("u", "i1", START_MS)), now=NOW)
+    second = batch_of(event("new", "i9", START_MS + 1), first=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(positions, "append", _fail)
+        with pytest.raises(RuntimeError):
+            ingest.store(second, now=NOW)
+    assert stored(db) == [0]
+    assert ingest.next_offsets == {(TOPIC, 0): 1}
+    ingest.store(second, now=NOW)
+    assert stored(db) == [0, 1]
+    users = db.query("SELECT user_id FROM users ORDER BY user_idx")["user_id"].to_pylist()
+    assert users == ["u", "new"]
+
+
+def _fail(tx: Tx, *args: object, **more: object) -> None:
+    raise RuntimeError
+
+
+def test_records_delivered_again_change_nothing(db: Database) -> None:
+    ingest = ingest_of(db)
+    events = [event("u", f"i{n}", START_MS + n) for n in range(4)]
+    ingest.store(batch_of(*events[:3]), now=NOW)
+    again = ingest.store(batch_of(*events), now=NOW)
+    assert again.rows["off"].to_pylist() == [3]
+    assert again.counts.records == 1
+    twice = ingest_of(db).store(batch_of(*events), now=NOW)
+    assert twice.counts.records == 0
+    assert stored(db) == [0, 1, 2, 3]
+
+
+def test_a_hole_in_the_log_is_refused(db: Database) -> None:
+    ingest = ingest_of(db)
+    ingest.store(batch_of(event("u", "i", START_MS)), now=NOW)
+    with pytest.raises(GapError, match=r"log\[0\]: offsets 1\.\.4 are missing"):
+        ingest.store(batch_of(event("u", "i", START_MS), first=5), now=NOW)
+    assert stored(db) == [0]
+
+
+def test_blank_lines_of_a_file_hold_a_position_and_are_nothing_else(
+    db: Database, tmp_path: Path
+) -> None:
+    lines = [encode(event("u", "i", START_MS)), b"", b"  ", encode(event("u", "j", START_MS + 1))]
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"\n".join([*lines, b"", b""]))
+    ingest = ingest_of(db)
+    source = FileSource(path, FileConfig(topic=TOPIC))
+    counts = ingest.store(source.poll(1000), now=NOW).counts
+    source.close()
+    assert (counts.records, counts.interactions) == (2, 2)
+    assert stored(db) == [0, 3]
+    assert ingest.next_offsets[TOPIC, 0] >= 4
+
+
+def test_watermarks_move_forward_only_and_outlive_the_process(db: Database) -> None:
+    config = replace(CONFIG, lateness_ms=10)
+    ingest_of(db, config).store(batch_of(event("u", "i", START_MS + 50)), now=NOW)
+    again = ingest_of(db, config)
+    assert again.watermarks() == {(TOPIC, 0): START_MS + 40}
+    again.store(batch_of(event("u", "i", START_MS), first=1), now=NOW)
+    assert again.watermarks() == {(TOPIC, 0): START_MS + 40}
+    assert ingest_of(db, config).watermarks() == {(TOPIC, 0): START_MS + 40}
+
+
+def test_an_event_from_another_partition_is_counted(db: Database) -> None:
+    ingest = ingest_of(db)
+    ingest.store(batch_of(event("u", "i", START_MS)), now=NOW)
+    moved = batch_of(event("u", "i", START_MS + 1), event("v", "i", START_MS + 1), part=1)
+    assert ingest.store(moved, now=NOW).counts.moved_users == 1
+
+
+def test_item_records_fill_in_what_they_say(db: Database) -> None:
+    ingest = ingest_of(db)
+    ingest.store(
+        batch_of(
+            event("u", "a", START_MS),
+            b'{"kind":"item","item_id":"a","text":"Red box","available":false}',
+            b'{"kind":"item","item_id":"b","text":"Lamp"}',
+        ),
+        now=NOW,
+    )
+    rows = {row["item_id"]: row for row in all_items(db).to_pylist()}
+    assert (rows["a"]["text"], rows["a"]["available"]) == ("Red box", False)
+    assert (rows["b"]["text"], rows["b"]["available"]) == ("Lamp", True)
+    assert stored(db) == [0]
