@@ -1,7 +1,7 @@
 """Figures as people read them: tables for the terminal, numbers and verdicts for every page."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
@@ -39,12 +39,13 @@ def interval(estimate: Estimate, *, signed: bool = False) -> str:
 
 
 def method_rows(figures: ProtocolFigures) -> list[list[str]]:
-    """Return one row per method: name, every metric with its interval, novel and cold recall@50."""
+    """Return one row per method, its cells as in `method_columns`; recall comes with its interval."""
     return [
         [
             one.method,
-            *(interval(one.everything[metric]) for metric in METRICS),
-            number(one.novel["recall@50"].value),
+            *(interval(one.everything[metric]) for metric in METRICS[:2]),
+            *(number(one.everything[metric].value) for metric in METRICS[2:]),
+            *(number(one.novel[metric].value) for metric in METRICS[:2]),
             number(one.cold["recall@50"].value),
         ]
         for one in figures.figures
@@ -53,7 +54,8 @@ def method_rows(figures: ProtocolFigures) -> list[list[str]]:
 
 def method_columns() -> list[str]:
     """Return the headings of `method_rows`."""
-    return ["method", *(METRIC_TITLES[metric] for metric in METRICS), "novel R@50", "cold R@50"]
+    titles = [METRIC_TITLES[metric] for metric in METRICS]
+    return ["method", *titles, *(f"novel {title}" for title in titles[:2]), "cold R@50"]
 
 
 def difference_rows(figures: ProtocolFigures) -> list[list[str]]:
@@ -94,25 +96,28 @@ def bucket_rows(buckets: Sequence[Bucket]) -> list[list[str]]:
     ]
 
 
-def terminal_tables(evaluation: Evaluation) -> Iterable[Table]:
+def terminal_tables(evaluation: Evaluation) -> Iterator[Table]:
     """Yield the tables of an evaluation, in reading order."""
-    for figures in evaluation.protocols:
-        yield table(
-            f"{PROTOCOL_TITLES[figures.protocol]}\n{scope(figures)}",
-            method_columns(),
-            method_rows(figures),
-            right=method_columns()[1:],
-        )
-        if figures.differences:
-            yield table("", difference_columns(), difference_rows(figures))
-    if evaluation.after_visit is not None:
-        shown = evaluation.after_visit
-        yield table(
-            f"{PROTOCOL_TITLES['after_visit']}\n{scope(shown)}",
-            method_columns(),
-            method_rows(shown),
-            right=method_columns()[1:],
-        )
+    extra = [] if evaluation.after_visit is None else [evaluation.after_visit]
+    for figures in (*evaluation.protocols, *extra):
+        title = f"{PROTOCOL_TITLES[figures.protocol]}\n{scope(figures)}"
+        yield _table(title, method_columns(), method_rows(figures), ours=_ours(figures))
+        if figures.protocol != "after_visit" and figures.differences:
+            yield _table("", difference_columns(), difference_rows(figures), ours=set())
+
+
+def _ours(figures: ProtocolFigures) -> set[str]:
+    return {one.method for one in figures.figures if one.kind == "ours"}
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]], *, ours: set[str]) -> Table:
+    """Return a table whose numbers never wrap; rows of the model are bold."""
+    made = table(title, columns, rows, right=columns[1:])
+    for column in made.columns[1:]:
+        column.no_wrap = True
+    for row, cells in zip(made.rows, rows, strict=True):
+        row.style = "bold" if cells[0] in ours else ""
+    return made
 
 
 def scope(figures: ProtocolFigures) -> str:

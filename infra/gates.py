@@ -10,7 +10,7 @@ from stream.evaluation.counted import MIX
 from stream.evaluation.figures import ProtocolFigures
 from stream.evaluation.production import RECENTS, SWAPPED, TOKENS
 
-DECAYED = "user: most frequent, decay 365 d"
+DECAYED = "most frequent, decay 365 d"
 # Published figures of the baselines on the test targets of the shipped log, whole catalogue.
 REFERENCE = (
     ("next_visit", "popularity, 30 d", "recall@10", 0.0427),

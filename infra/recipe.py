@@ -39,12 +39,14 @@ class Run:
         recipe: "shipped", or "plain": without counters and calibration.
         seed: Of everything random in the training.
         folder: Where its files are.
+        max_states: States measured per protocol; None = all.
     """
 
     period: shipped.Period
     recipe: Recipe
     seed: int
     folder: Path
+    max_states: int | None = None
 
     @property
     def name(self) -> str:
@@ -122,7 +124,9 @@ def train_run(run: Run, loaded: Loaded, *, quiet: bool) -> Facts:
     return facts
 
 
-def plans(period: shipped.Period, splits: Sequence[Split]) -> list[EvaluationPlan]:
+def plans(
+    period: shipped.Period, splits: Sequence[Split], max_states: int | None = None
+) -> list[EvaluationPlan]:
     """Return one plan per split; validation figures are of a period that calibration saw."""
     return [
         EvaluationPlan(
@@ -130,6 +134,7 @@ def plans(period: shipped.Period, splits: Sequence[Split]) -> list[EvaluationPla
             split=split,
             target_file=period.targets,
             after_visit=split == "test",
+            max_states=max_states,
             allow_leakage=split == "validation",
         )
         for split in splits
@@ -140,7 +145,7 @@ def measure_run(
     run: Run, log: EvaluationLog, loaded: Loaded, splits: Sequence[Split], *, quiet: bool
 ) -> None:
     """Replay the log with a run's model and keep the ranks; nothing to do if they are there."""
-    measurements = [prepare(log, plan) for plan in plans(run.period, splits)]
+    measurements = [prepare(log, plan) for plan in plans(run.period, splits, run.max_states)]
     files = [
         (book, run.ranks(one.plan.split, book.targets.protocol))
         for one in measurements
@@ -174,7 +179,7 @@ def pooled(
 ) -> list[Evaluation]:
     """Return the figures of several seeds of one recipe, averaged per target, one per split."""
     found = []
-    for plan in plans(runs[0].period, splits):
+    for plan in plans(runs[0].period, splits, runs[0].max_states):
         measurement = prepare(log, plan)
         for run in runs:
             engine = load_engine(run.checkpoint)

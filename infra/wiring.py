@@ -139,14 +139,15 @@ def bound_config(db: Database, loaded: Loaded, config: PipelineConfig) -> Pipeli
     need the file of settings it was made with.
     """
     stream: dict[str, object] = {}
-    for name in ("lateness_ms", "visit_gap_ms", "max_jump_ms", "unlisted", "event_types"):
+    numbers = ("lateness_ms", "visit_gap_ms", "max_ahead_ms", "max_jump_ms")
+    for name in (*numbers, "unlisted", "event_types"):
         stored = db.get_meta(name)
         if stored is None or loaded.is_set(f"stream.{name}"):
             continue
         if name == "event_types":
             stream[name] = msgspec.json.decode(stored, type=dict[str, EventType])
         else:
-            stream[name] = stored if name == "unlisted" else int(stored)
+            stream[name] = int(stored) if name in numbers else stored
     refresh = {
         name: int(stored)
         for name in ("segment_len", "r_min")

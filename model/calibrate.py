@@ -61,8 +61,14 @@ def calibrate(readout: ReadOut, parts: Sequence[Examples]) -> list[Correction]:
     return corrections
 
 
-def fit(readout: ReadOut, part: Examples) -> Correction:
-    """Fit the correction of one read-out by maximum likelihood (L-BFGS, whole batch)."""
+def fit(readout: ReadOut, part: Examples, *, pull: float = _PULL) -> Correction:
+    """Fit the correction of one read-out by maximum likelihood (L-BFGS, whole batch).
+
+    Args:
+        readout: stays as it is.
+        part: examples of one read-out.
+        pull: ridge towards the trained weights, on top of the mean loss per pair.
+    """
     with torch.no_grad():
         base = part.scores(readout).detach()
     design = _Design(readout, part, base)
@@ -73,7 +79,7 @@ def fit(readout: ReadOut, part: Examples) -> Correction:
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = design.loss(theta) + _PULL * theta.square().sum()
+        loss = design.loss(theta) + pull * theta.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

@@ -25,6 +25,7 @@ from model.config import ModelConfig
 from model.items import Vocabulary
 from model.segments import ITEM, REQUEST, Layout, UserSlots, build_layout
 from model.tokens import TokenModel
+from model.training.isolation import isolated
 
 __all__ = ["MODES", "SyntheticOptions", "SyntheticReport", "generate_users", "run"]
 
@@ -144,7 +145,7 @@ def run(
     """
     options = options or SyntheticOptions()
     started = process_time()
-    with torch.random.fork_rng(devices=[]):
+    with isolated():
         torch.manual_seed(seed)
         model = _model(options)
         _train(model, options, seed, progress)

@@ -8,8 +8,6 @@ recorded as ``trained_through``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -33,6 +31,7 @@ from model.items import Vocabulary
 from model.readout import ReadOut
 from model.tokens import TokenModel
 from model.training.batches import Batcher
+from model.training.isolation import isolated
 from model.training.loop import Loop, Progress, ProgressCallback
 from model.training.options import PartitionOptions, TrainOptions
 from model.training.states import States, choose_states
@@ -131,7 +130,7 @@ def train(
     Raises:
         TrainingError: the log lacks what training needs, or the state file is of another run.
     """
-    with _one_thread():
+    with isolated():
         return _Run(interactions, items, config, options).result(progress, state_path)
 
 
@@ -293,15 +292,3 @@ def _required(value: int | None) -> int:
     if value is None:
         raise TrainingError("the end of training is not known; set train_end_ms")
     return value
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread and a private random state, so that results do not depend on either."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.set_num_threads(threads)

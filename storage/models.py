@@ -91,7 +91,7 @@ def list_models(reader: Reader) -> list[ModelRow]:
     table = reader.query(
         "SELECT version, digest, config, epoch_ms(trained_through) AS trained_through_ms, path, "
         "epoch_ms(registered_at) AS registered_at_ms, activation FROM model_registry "
-        "ORDER BY registered_at, version"
+        "ORDER BY registered_at, rowid"
     )
     rows = []
     for row in table.to_pylist():

@@ -10,6 +10,32 @@ from storage.database import Tx
 from storage.records import PartitionKey, Reader, partition_table
 
 
+_MOVE_ROWS = """
+INSERT INTO interactions_runs
+SELECT h.*, $2::INTEGER FROM interactions_hot h
+WHERE EXISTS (SELECT 1 FROM bounds b
+        WHERE b.topic = h.topic AND b.part = h.part AND h.off < b.next_off)
+    AND h.h_ts < make_timestamp($1 * 1000)
+ORDER BY h.user_idx, h.h_ts, h.h_seq, h.h_part, h.h_off, h.displaced, h.off
+"""
+_ADD_COUNTERS = """
+INSERT INTO counter_runs
+SELECT $2::INTEGER, h.user_idx, h.item_idx, fsum(h.n), fsum(h.s7), fsum(h.s30), fsum(h.s90),
+    fsum(h.s365), max(h.ts), max(h.h_ts)
+FROM counter_terms h
+WHERE h.hot AND EXISTS (SELECT 1 FROM bounds b
+        WHERE b.topic = h.topic AND b.part = h.part AND h.off < b.next_off)
+    AND h.h_ts < make_timestamp($1 * 1000)
+GROUP BY h.user_idx, h.item_idx ORDER BY h.user_idx, h.item_idx
+"""
+_DELETE_MOVED = """
+DELETE FROM interactions_hot h
+WHERE EXISTS (SELECT 1 FROM bounds b
+        WHERE b.topic = h.topic AND b.part = h.part AND h.off < b.next_off)
+    AND h.h_ts < make_timestamp($1 * 1000)
+"""
+
+
 def rotate(tx: Tx, *, below: Mapping[PartitionKey, int], before_ms: int) -> int:
     """Move hot rows into a new run sorted by user and history key, and add up their counters.
 
@@ -24,30 +50,14 @@ def rotate(tx: Tx, *, below: Mapping[PartitionKey, int], before_ms: int) -> int:
     run = _last_run(tx) + 1
     bounds = {"bounds": partition_table(below, "next_off")}
     moved = tx.execute(
-        """
-        INSERT INTO interactions_runs
-        SELECT h.*, $2::INTEGER FROM interactions_hot h
-        WHERE EXISTS (SELECT 1 FROM bounds b
-                WHERE b.topic = h.topic AND b.part = h.part AND h.off < b.next_off)
-            AND h.h_ts < make_timestamp($1 * 1000)
-        ORDER BY h.user_idx, h.h_ts, h.h_seq, h.h_part, h.h_off, h.displaced, h.off
-        """,
+        _MOVE_ROWS,
         [before_ms, run],
         tables=bounds,
     )
     if moved == 0:
         return 0
     tx.execute(
-        """
-        INSERT INTO counter_runs
-        SELECT $2::INTEGER, h.user_idx, h.item_idx, fsum(h.n), fsum(h.s7), fsum(h.s30), fsum(h.s90),
-            fsum(h.s365), max(h.ts), max(h.h_ts)
-        FROM counter_terms h
-        WHERE h.hot AND EXISTS (SELECT 1 FROM bounds b
-                WHERE b.topic = h.topic AND b.part = h.part AND h.off < b.next_off)
-            AND h.h_ts < make_timestamp($1 * 1000)
-        GROUP BY h.user_idx, h.item_idx ORDER BY h.user_idx, h.item_idx
-        """,
+        _ADD_COUNTERS,
         [before_ms, run],
         tables=bounds,
     )
@@ -57,12 +67,7 @@ def rotate(tx: Tx, *, below: Mapping[PartitionKey, int], before_ms: int) -> int:
         [run],
     )
     tx.execute(
-        """
-        DELETE FROM interactions_hot h
-        WHERE EXISTS (SELECT 1 FROM bounds b
-                WHERE b.topic = h.topic AND b.part = h.part AND h.off < b.next_off)
-            AND h.h_ts < make_timestamp($1 * 1000)
-        """,
+        _DELETE_MOVED,
         [before_ms],
         tables=bounds,
     )

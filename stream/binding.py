@@ -59,6 +59,7 @@ def _settings(config: PipelineConfig) -> dict[str, str]:
         "r_min": str(config.refresh.r_min),
         "lateness_ms": str(config.stream.lateness_ms),
         "visit_gap_ms": str(config.stream.visit_gap_ms),
+        "max_ahead_ms": str(config.stream.max_ahead_ms),
         "max_jump_ms": str(config.stream.max_jump_ms),
         "event_types": msgspec.json.encode(types).decode(),
         "unlisted": config.stream.unlisted,

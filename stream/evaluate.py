@@ -55,10 +55,10 @@ PAIRS = (
     (TOKENS.name, SWAPPED.name),
     (TOKENS.name, FULL.name),
     (RECENTS.name, MIX),
-    (TOKENS.name, "user: most frequent, decay 365 d"),
+    (TOKENS.name, "most frequent, decay 365 d"),
     (TOKENS.name, "Markov, last 3 lines"),
 )
-SHOWN = (TOKENS.name, RECENTS.name, SWAPPED.name, MIX, "user: most frequent, decay 365 d")
+SHOWN = (TOKENS.name, RECENTS.name, SWAPPED.name, MIX, "most frequent, decay 365 d")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +274,7 @@ def figures(measurement: Measurement) -> Evaluation:
             book,
             ours=[variant.name for variant in plan.variants],
             pairs=PAIRS,
-            shown=SHOWN,
+            shown=() if book.targets.protocol == "after_visit" else SHOWN,
             cold_before_ms=plan.cuts.train_end,
             mix_weights=_weights(measurement, book.targets.protocol),
         )

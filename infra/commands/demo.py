@@ -28,7 +28,7 @@ from stream.clock import DAY_MS
 from stream.evaluate import Evaluation, EvaluationPlan, admit, figures, prepare
 from stream.evaluation.production import TOKENS
 
-STATES = 1000
+STATES = 600
 SLATES_DAYS = 2
 SEED_SPREAD = {"recall@10": 0.003, "recall@50": 0.006}
 """How far two seeds of the recipe may lie apart on the demo's sample of states."""

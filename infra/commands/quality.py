@@ -51,6 +51,11 @@ RECIPES: tuple[tuple[str, Recipe], ...] = (
     type=click.Choice(["main-shipped", "earlier-shipped", "main-plain"]),
     help="One recipe and period.",
 )
+@click.option(
+    "--max-states",
+    type=click.IntRange(min=1),
+    help="Fewer states per protocol: to try it out, not for claims.",
+)
 @click.option("--validation-only", is_flag=True, help="Do not look at the test period.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @settings_options
@@ -59,6 +64,7 @@ def command(
     folder: Path,
     seeds: int,
     only: str | None,
+    max_states: int | None,
     validation_only: bool,
     quiet: bool,
     config_file: Path | None,
@@ -82,7 +88,13 @@ def command(
         if only is not None and name != only:
             continue
         runs = [
-            Run(period=shipped.PERIODS[period], recipe=recipe, seed=seed, folder=folder)
+            Run(
+                period=shipped.PERIODS[period],
+                recipe=recipe,
+                seed=seed,
+                folder=folder,
+                max_states=max_states,
+            )
             for seed in range(seeds)
         ]
         for run in runs:

@@ -114,7 +114,7 @@ class MostRecent:
 
     log: EventLog
     fallback: Fallback
-    name: str = "user: most recent"
+    name: str = "most recent"
 
     def scores(self, states: States) -> Floats:
         """Return [S, V]: minus the age of each item's newest event, in the user's own events."""

@@ -58,9 +58,9 @@ def fit_baselines(events: EventLog, validation: Targets, *, train_end_ms: int) -
         Popularity(popularity, None, "popularity, all time"),
         Popularity(popularity, 30, "popularity, 30 d"),
         Popularity(popularity, 7, "popularity, 7 d"),
-        MostRecent(events, fallback, "user: most recent"),
-        MostFrequent(events, fallback, None, "user: most frequent"),
-        MostFrequent(events, fallback, 365.0, "user: most frequent, decay 365 d"),
+        MostRecent(events, fallback),
+        MostFrequent(events, fallback, None, "most frequent"),
+        MostFrequent(events, fallback, 365.0, "most frequent, decay 365 d"),
         together,
     ]
     if line:

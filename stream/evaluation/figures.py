@@ -231,7 +231,10 @@ def _buckets(
     outer: str,
 ) -> Iterator[Bucket]:
     """Cut targets by `values` [T] at edges; bins with too few users are joined to their neighbors."""
-    for first, last in _joined(book.targets.user, values, asked, edges):
+    made = _joined(book.targets.user, values, asked, edges)
+    if len(made) < 2:  # one bucket says no more than the whole
+        return
+    for first, last in made:
         inside = asked & (values >= first)
         if last is not None:
             inside &= values < last

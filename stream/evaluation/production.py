@@ -58,7 +58,7 @@ class Variant:
 TOKENS = Variant(name="tokens + recents", mode="tokens")
 RECENTS = Variant(name="recents only", mode="recents")
 SWAPPED = Variant(name="another user's tokens", mode="swap")
-FULL = Variant(name="full history", mode="full", every=3)
+FULL = Variant(name="full history, every 3rd user", mode="full", every=3)
 
 
 class IntervalScorer:

@@ -21,7 +21,7 @@ from stream.evaluation.production import RECENTS, SWAPPED, TOKENS
 from stream.evaluation.targets import Cuts
 
 DAY_MS = 86_400_000
-DECAYED = "user: most frequent, decay 365 d"
+DECAYED = "most frequent, decay 365 d"
 
 
 def estimate(value, half=0.004, targets=900):

@@ -148,6 +148,14 @@ def test_the_version_activated_last_is_active():
         assert (models.active(db).config, models.active(db).trained_through_ms) == ({"n": 64}, T0)
 
 
+def test_versions_registered_at_the_same_time_keep_their_order():
+    with fresh() as (db, _):
+        for version in ("tiny", "other", "a"):
+            with db.transaction() as tx:
+                register(tx, version)
+        assert [m.version for m in models.list_models(db)] == ["tiny", "other", "a"]
+
+
 @pytest.mark.parametrize("changed", [{"digest": "other"}, {"config": {"n": 32}}])
 def test_a_version_with_another_content_is_refused(changed):
     with fresh() as (db, _):

@@ -252,6 +252,20 @@ def test_a_displaced_row_is_due_at_its_place():
         assert db.query("SELECT due FROM token_staleness")["due"].to_pylist() == [(7 - R_MIN) // N]
 
 
+def test_rows_outside_the_history_do_not_shift_segments():
+    rows = [Row(0, 0, T0, 0, 0, in_history=False), Row(0, 0, T0, 1, 1, in_history=False)]
+    rows += [Row(0, 0, T0 + i * HOUR, 0, 2 + i) for i in range(9)]
+    with fresh() as (db, ids):
+        store(db, ids, rows)
+        assert compress_due(db, ids, rows) == {0: 1}
+        covered = db.query("SELECT covered_by AS c FROM user_timeline")["c"].to_pylist()
+        outside = [i for i, text in enumerate(covered) if text == "not in history"]
+        assert [text for i, text in enumerate(covered) if i not in outside] == (
+            ["segment 0"] * N + ["recent"] * 6
+        )
+        assert len(outside) == 2
+
+
 def test_lateness_moves_the_watermark():
     with fresh() as (db, ids):
         store(db, ids, [Row(0, 0, T0 + LATENESS, 0, 0)])

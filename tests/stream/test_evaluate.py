@@ -324,21 +324,32 @@ def test_bins_with_too_few_users_join_their_neighbors(lengths, buckets):
     ]
 
 
-def test_buckets_need_a_hundred_users():
-    events = []
-    for user in range(130):
-        length = 40 if user < 5 else 3
-        events += [event(f"u{user:03d}", f"i{n % 7}", START_MS + n * DAY_MS) for n in range(length)]
-    events.sort(key=lambda one: one["ts"])
-    found = log_of(events)
+def figures_by_history(lengths):
+    events = [
+        event(f"u{user:03d}", f"i{n % 7}", START_MS + n * DAY_MS)
+        for user, length in enumerate(lengths)
+        for n in range(length)
+    ]
+    found = log_of(sorted(events, key=lambda one: one["ts"]))
     cuts = Cuts(
-        train_end=START_MS + 1, validation_end=START_MS + 2, test_end=START_MS + 99 * DAY_MS
+        train_end=START_MS + 1, validation_end=START_MS + 2, test_end=START_MS + 999 * DAY_MS
     )
     targets = sample_targets(found, cuts, "next_visit", "test", TargetOptions(min_events=1))
     book = RankBook(found.events, targets)
     states = np.arange(len(targets.states))
     book.stood(states, np.ones(found.events.n_items, dtype=bool))
     book.put("flat", states, np.zeros((len(states), found.events.n_items), dtype=np.float32))
-    made = figures_of(book, ours=[], pairs=[], shown=["flat"], cold_before_ms=cuts.train_end)
-    assert [(one.label, one.user_count) for one in made.by_history] == [("0 to 127", 130)]
+    return figures_of(book, ours=[], pairs=[], shown=["flat"], cold_before_ms=cuts.train_end)
+
+
+def test_figures_are_broken_down_by_the_history_before_the_state():
+    made = figures_by_history([3] * 20 + [140] * 110)
+    assert [(one.label, one.user_count) for one in made.by_history] == [
+        ("0 to 127", 130),
+        ("128 to 255", 110),
+    ]
     assert made.by_age == ()
+
+
+def test_one_bucket_is_no_breakdown():
+    assert figures_by_history([3] * 120).by_history == ()
