@@ -21,7 +21,7 @@ from infra.settings import Loaded
 from infra.wiring import ReplayPlan, load_engine, open_items, open_log, training_config
 from model.config import ModelConfig, ReadOutConfig
 from model.train import Progress, train
-from stream.evaluate import Evaluation, EvaluationPlan, Measurement, figures, prepare
+from stream.evaluate import Evaluation, EvaluationPlan, Measurement, admit, figures, prepare
 from stream.evaluation.log import EvaluationLog
 from stream.evaluation.targets import Split
 from stream.log import read_log
@@ -182,9 +182,7 @@ def pooled(
     for plan in plans(runs[0].period, splits, runs[0].max_states):
         measurement = prepare(log, plan)
         for run in runs:
-            engine = load_engine(run.checkpoint)
-            measurement.model_versions.append(engine.version)
-            measurement.trained_through_ms = engine.trained_through_ms
+            admit(measurement, load_engine(run.checkpoint))
             for book in measurement.books:
                 book.add_saved(run.ranks(plan.split, book.targets.protocol))
         found.append(_figures(measurement, quiet=quiet))

@@ -9,7 +9,6 @@ import pyarrow as pa
 from storage.database import Tx
 from storage.records import PartitionKey, Reader, partition_table
 
-
 _MOVE_ROWS = """
 INSERT INTO interactions_runs
 SELECT h.*, $2::INTEGER FROM interactions_hot h

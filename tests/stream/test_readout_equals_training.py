@@ -20,6 +20,7 @@ from stream.score import Scorer, StateRequest
 from stream.sinks.memory import MemorySink
 from stream.slates import Slate
 from stream.sources.file import FileSource
+from stream.state import SparseRow
 from tests.stream.reference import Reference
 from tests.stream.support import (
     DAY_MS,
@@ -44,11 +45,11 @@ def check(pipeline: Pipeline, slates: list[Slate], gap_ms: int) -> None:
     assert pipeline.engine is not None
     reference = Reference(pipeline.db, pipeline.engine, gap_ms)
     width = reference.items.num_rows
-    for slate in slates:
-        upto = slate.cause.offset + 1 if slate.cause else 1 << 60
+    for slate, served in zip(slates, _served(pipeline, slates), strict=True):
+        upto = _upto(slate)
         trained = reference.features(slate, upto).dense(width)[0]
         np.testing.assert_allclose(reference.sql(slate, upto), trained, rtol=1e-6, atol=1e-12)
-        np.testing.assert_allclose(_served(pipeline, slate, upto, width), trained, rtol=1e-6)
+        np.testing.assert_allclose(stack_rows([served]).dense(width)[0], trained, rtol=1e-6)
         if not slate.items:
             continue  # before the first tick nothing is known
         expected = reference.scores(slate, upto)
@@ -59,14 +60,24 @@ def check(pipeline: Pipeline, slates: list[Slate], gap_ms: int) -> None:
         assert max(gaps) <= 1e-6 * scale, (slate.readout, slate.coverage)
 
 
-def _served(pipeline: Pipeline, slate: Slate, upto: int, width: int) -> np.ndarray:
+def _upto(slate: Slate) -> int:
+    return slate.cause.offset + 1 if slate.cause else 1 << 60
+
+
+def _served(pipeline: Pipeline, slates: list[Slate]) -> list[SparseRow]:
+    """Features of each slate's row, from states loaded as of its position."""
     assert isinstance(pipeline.scorer, Scorer)
-    user = pipeline.identities.find_user(slate.user_id)
-    assert user is not None
-    state = pipeline.scorer._loader.load([LoadRequest(user, upto)])[0]
-    line = slate.readout == "line"
-    row = state.line_features(slate.at_ms) if line else state.request_features(slate.at_ms)
-    return stack_rows([row]).dense(width)[0]
+    users = [pipeline.identities.find_user(slate.user_id) for slate in slates]
+    states = pipeline.scorer._loader.load([
+        LoadRequest(-1 if user is None else user, _upto(slate))
+        for user, slate in zip(users, slates, strict=True)
+    ])
+    return [
+        state.line_features(slate.at_ms)
+        if slate.readout == "line"
+        else state.request_features(slate.at_ms)
+        for state, slate in zip(states, slates, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("engine", [ENGINE, SAME_TIME], ids=["gap 30 min", "same time"])
