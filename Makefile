@@ -19,7 +19,7 @@ COMMA := ,
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: help install install-dev demo test check lint format layers types quality reference clean
+.PHONY: help install install-dev demo test check lint format layers types quality synthetic reference clean
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ types: $(VENV)/.installed-dev  ## mypy --strict over the four packages
 
 quality: $(VENV)/.installed-report  ## measure the recipe against the baselines on the shipped log (long)
 	@$(BIN)/freshet quality $(ARGS)
+
+synthetic: $(VENV)/.installed-report  ## show what tokens carry, on a made-up task of long interests (minutes)
+	@$(BIN)/freshet synthetic $(ARGS)
 
 reference: $(VENV)/.installed-report  ## rewrite docs/reference.md from the code
 	@$(PY) -m infra.reference > docs/reference.md.new && mv docs/reference.md.new docs/reference.md

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("replay", "Store a log, keep tokens fresh, write a slate per scored event."),
     "evaluate": ("evaluate", "Measure a model against baselines on a log, with intervals."),
     "quality": ("quality", "Measure the recipe over seeds and splits on the shipped log (long)."),
+    "synthetic": ("synthetic", "Show what tokens carry, on a made-up task of long interests."),
     "recommend": ("recommend", "Print the slate of one user at a given time."),
     "inspect": ("inspect", "Look at a user, an item or the tokens of a user."),
     "status": ("status", "Print positions, lag, tokens and failures of a database."),

@@ -117,7 +117,7 @@ def command(
     \b
     freshet evaluate events.parquet --items items.parquet --model model.safetensors \\
         --train-end 2011-09-01 --validation-end 2011-10-01 --report report.html
-    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    """
     loaded = read_settings(config_file, assignments, *column_overrides(columns))
     request = Request(
         log=log,

@@ -53,14 +53,14 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    r"""Write a made-up log to OUT (.parquet, .jsonl or .jsonl.gz) and print what is in it.
+    """Write a made-up log to OUT (.parquet, .jsonl or .jsonl.gz) and print what is in it.
 
     Users have slow tastes that drift over months, fast ones that drift over weeks, and favorites that
     come back; they view, put into the cart and purchase. Late, duplicate and bad records are made on
     purpose and counted, so that a replay can be held against the figures.
 
     \b
-    freshet generate log.jsonl.gz --users 500 --events 50000 --seed 1 \
+    freshet generate log.jsonl.gz --users 500 --events 50000 --seed 1 \\
         --late 0.02 --duplicates 0.01 --bad 0.005
     """
     shape = LogShape(

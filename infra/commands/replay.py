@@ -60,13 +60,13 @@ def command(
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    r"""Store LOG (a file or a glob), keep tokens fresh on its own clock, write a slate per scored event.
+    """Store LOG (a file or a glob), keep tokens fresh on its own clock, write a slate per scored event.
 
     Stopped at any point, the same command goes on where the database file stopped, with the same
     slates, tokens and counters as a run without a stop.
 
     \b
-    freshet replay 'events-*.parquet' --db shop.duckdb --model model.safetensors \
+    freshet replay 'events-*.parquet' --db shop.duckdb --model model.safetensors \\
         --items items.parquet --slates slates.jsonl --map user_id=CustomerID,ts=InvoiceDate
     """
     loaded = read_settings(config_file, assignments, *column_overrides(columns))

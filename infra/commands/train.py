@@ -50,14 +50,14 @@ def command(
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    r"""Fit a model on LOG (a file or a glob) and write its checkpoint.
+    """Fit a model on LOG (a file or a glob) and write its checkpoint.
 
     Weights see events before --train-end; early stopping and calibration use the time from there to
     --validation-end; nothing later is read. The same log, settings and seed give the same
     checkpoint. A killed run leaves OUT.state beside the checkpoint; the same command goes on from it.
 
     \b
-    freshet train events.parquet --items items.parquet --out model.safetensors \
+    freshet train events.parquet --items items.parquet --out model.safetensors \\
         --train-end 2011-09-01 --validation-end 2011-10-01
     """
     flags = [
