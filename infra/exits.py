@@ -6,7 +6,7 @@ MEANINGS: dict[int, str] = {
     0: "done",
     1: "a check found something: slates differ, doctor has findings, a gate failed",
     2: "usage or configuration: a flag, a setting, a file of settings",
-    3: "input: a source, an item file or a column can not be read",
+    3: "input: a source, an item file or a column can not be read, or a user is in two partitions",
     4: "too many dead letters: the share of bad records passed the configured limit",
     5: "the database is held by another process",
     6: "storage: schema, checksum or positions of the database file",

@@ -196,7 +196,8 @@ def buckets_picture(buckets: Sequence[Bucket], label: str) -> str:
     axes.set_ylabel("R@50")
     axes.margins(x=0.08)
     axes.grid(axis="y", color="#e6e9ee")
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return _picture(figure, axes)
 
 

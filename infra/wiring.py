@@ -13,6 +13,7 @@ from infra.errors import InputError, MismatchError
 from infra.settings import Loaded, Override
 from model.config import ModelConfig
 from model.engine import Engine
+from storage import positions
 from storage.database import Database
 from storage.identities import Identities
 from storage.models import active
@@ -25,11 +26,12 @@ from stream.sinks.jsonl import JsonlSink
 from stream.sources import Source
 from stream.sources.bounded import BoundedSource
 from stream.sources.file import FileSource
+from stream.sources.fingerprints import Fingerprint
 
 MODEL_PATH_KEY = "model_path"
 """Where the database's checkpoint was last; `--model` names another place."""
 FILES_KEY = "log_files"
-"""What the files were like whose positions the database counts in."""
+"""Meta key, per topic: what the files were like that the database's positions count in."""
 LIBRARIES = ("duckdb", "torch", "pyarrow", "numpy")
 
 
@@ -225,7 +227,7 @@ def replaying(plan: ReplayPlan, loaded: Loaded) -> Iterator[Pipeline]:
         if plan.until_ms is not None:
             source = BoundedSource(source, plan.until_ms)
         db = stack.enter_context(creating(plan.db_path, loaded))
-        _check_same_files(db, files)
+        _guard_files(db, files)
         sink: Sink | None = None
         if plan.slates_path is not None:
             sink = stack.enter_context(closing(JsonlSink(plan.slates_path)))
@@ -244,7 +246,7 @@ def replaying(plan: ReplayPlan, loaded: Loaded) -> Iterator[Pipeline]:
         if plan.items_path is not None:
             with closing(open_items(plan.items_path, loaded)) as items:
                 _check_apart(files, items)
-                _check_same_files(db, items)
+                _guard_files(db, items)
                 pipeline.load(items)
         yield pipeline
 
@@ -267,20 +269,24 @@ def asking(
         yield pipeline, Inspector(db, engine)
 
 
-def _check_same_files(db: Database, source: FileSource) -> None:
-    """Refuse a log whose files are not those that the database's positions count in; remember them.
+def _guard_files(db: Database, source: FileSource) -> None:
+    """Refuse a log whose files are not those that the database's positions count in; remember new ones.
 
     Raises:
-        GapError: a file was replaced or shortened.
+        GapError: a file was replaced, removed or shortened, grew although a later one was read, or
+            has a new one before it.
     """
-    stored = db.get_meta(FILES_KEY)
-    known = msgspec.json.decode(stored or b"{}", type=dict[str, str])
-    now = {f"{part.topic}/{part.part}": text for part, text in source.fingerprints().items()}
-    own = [part for part in source.partitions() if f"{part.topic}/{part.part}" in known]
-    source.check_fingerprints({part: known[f"{part.topic}/{part.part}"] for part in own})
-    if known | now != known:
+    (partition,) = source.partitions()
+    key = f"{FILES_KEY}/{partition.topic}"
+
+    def keep(found: list[Fingerprint]) -> None:
         with db.transaction() as tx:
-            db.set_meta(tx, FILES_KEY, msgspec.json.encode(known | now).decode())
+            db.set_meta(tx, key, msgspec.json.encode(found).decode())
+
+    earlier = msgspec.json.decode(db.get_meta(key) or b"[]", type=list[Fingerprint])
+    source.guard(
+        earlier, positions.next_offsets(db).get((partition.topic, partition.part), 0), keep
+    )
 
 
 def _check_apart(log: FileSource, items: FileSource) -> None:

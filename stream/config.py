@@ -99,6 +99,9 @@ class StreamConfig:
 class FileConfig:
     """How a file becomes a log.
 
+    Several files are one log of one partition, read one after another in sorted path order: name
+    them by time. A file may be added at the end of that order, never before one already read.
+
     Attributes:
         columns: canonical field -> column (JSON key) of the file, for fields named differently.
             "@row" for `seq` takes the record's own offset. `text` of items may name several

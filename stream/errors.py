@@ -5,7 +5,7 @@ StreamError
 ├── SourceError            a source cannot be read
 │   └── GapError           stored positions and the source no longer agree
 ├── DeadShareError         more bad records than the configured share: the run stops
-├── PartitionMovedError    a user's events come from a partition of another shard
+├── PartitionMovedError    a user's events come from a second partition
 ├── EvaluationError        a log or target file cannot be evaluated as asked
 │   └── LeakageError       the figures would cover events the model was fitted on
 └── SinkError              a sink did not take slates (retry_after_s says when to try again)
@@ -47,7 +47,7 @@ class DeadShareError(StreamError):
 
 
 class PartitionMovedError(StreamError):
-    """A user's events arrive from a second partition although several shards are configured."""
+    """A user's events come from a second partition: there is no order over both to build on."""
 
 
 class EvaluationError(StreamError):

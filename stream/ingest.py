@@ -16,7 +16,7 @@ from storage import dead_letters, interactions, items, positions
 from storage.positions import RangeRow
 from storage.records import INTERACTION_SCHEMA
 from stream.clock import to_ms
-from stream.errors import GapError
+from stream.errors import GapError, PartitionMovedError
 from stream.events import DeadLetter, EventBatch, Partition
 from stream.judge import Judge, SegmentRule, Verdicts, partition_rows
 from stream.verdicts import NEVER
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from storage.identities import Identities
     from stream.config import StreamConfig
 
+_NAMED_USERS = 3
 _DEAD_SCHEMA = pa.schema([
     ("topic", pa.string()),
     ("part", pa.int32()),
@@ -53,7 +54,6 @@ class IngestCounts:
     late: int = 0
     displaced: int = 0
     duplicates: int = 0
-    moved_users: int = 0
 
     def add(self, other: IngestCounts) -> None:
         """Add another batch's counts."""
@@ -98,12 +98,13 @@ class Ingest:
 
         Raises:
             GapError: the batch starts beyond the stored position.
+            PartitionMovedError: an event comes from another partition than its user's earlier ones.
         """
         batch = self._fresh(batch)
         table, refused = self._judge.refuse(batch.interactions, self.max_event_ms)
         dead_rows = [*batch.dead, *refused]
         with self._db.transaction() as tx:
-            rows, moved = self._rows(tx, table, now)
+            rows = self._rows(tx, table, now)
             interactions.append(tx, rows)
             self._store_items(tx, batch.items)
             _store_dead(tx, dead_rows, now)
@@ -112,7 +113,7 @@ class Ingest:
             if scored:
                 positions.set_scored(tx, {(r.topic, r.part): r.next_off for r in ranges}, now)
         self._advance(ranges)
-        counts = _count(ranges, moved)
+        counts = _count(ranges)
         self.counts.add(counts)
         return StoredBatch(rows, batch.items, counts)
 
@@ -146,14 +147,33 @@ class Ingest:
             keep[where] = off[where] >= self.next_offsets.get(key, 0)
         return pa.array(keep)
 
-    def _rows(self, tx: Tx, table: pa.Table, now: datetime) -> tuple[pa.Table, int]:
-        """The rows to append, with internal ids and verdicts; and how many came from a foreign partition."""
+    def _rows(self, tx: Tx, table: pa.Table, now: datetime) -> pa.Table:
+        """The rows to append, with internal ids and verdicts."""
         ts = table["ts"]
         users = self._ids.assign_users(tx, table["user_id"], table["topic"], table["part"], ts)
+        self._refuse_moved(table, users)
         item_idx = self._ids.assign_items(tx, table["item_id"], ts)
-        moved = int(self._ids.foreign(users, table["topic"], table["part"]).sum())
         verdicts = self._judge.rows(tx, table, users, self.max_event_ms)
-        return _appendable(table, users, item_idx, verdicts, now), moved
+        return _appendable(table, users, item_idx, verdicts, now)
+
+    def _refuse_moved(self, table: pa.Table, users: NDArray[np.int64]) -> None:
+        """Raise PartitionMovedError where a user's events come from a second partition."""
+        foreign = self._ids.foreign(users, table["topic"], table["part"])
+        if not foreign.any():
+            return
+        moved, rows = np.unique(users[foreign], return_index=True)
+        where = np.flatnonzero(foreign)[rows]
+        order = np.argsort(where)[:_NAMED_USERS]
+        named = [
+            f"{self._ids.user_id(user)!r} ({Partition(*self._ids.partition(user))}, now"
+            f" {Partition(table['topic'][row].as_py(), table['part'][row].as_py())})"
+            for user, row in zip(moved[order].tolist(), where[order].tolist(), strict=True)
+        ]
+        more = f" and {len(moved) - len(named):,} more" if len(moved) > len(named) else ""
+        raise PartitionMovedError(
+            f"events of {', '.join(named)}{more} come from a second partition, so they have no one order;"
+            " key the topic by user, or put the files into one log"
+        )
 
     def _store_items(self, tx: Tx, table: pa.Table) -> None:
         if not table.num_rows:
@@ -283,7 +303,7 @@ def _store_dead(tx: Tx, dead: Sequence[DeadLetter], now: datetime) -> None:
     dead_letters.append(tx, pa.Table.from_pylist(rows, schema=_DEAD_SCHEMA))
 
 
-def _count(ranges: Sequence[RangeRow], moved: int) -> IngestCounts:
+def _count(ranges: Sequence[RangeRow]) -> IngestCounts:
     return IngestCounts(
         records=sum(r.records for r in ranges),
         interactions=sum(r.interactions for r in ranges),
@@ -292,5 +312,4 @@ def _count(ranges: Sequence[RangeRow], moved: int) -> IngestCounts:
         late=sum(r.late for r in ranges),
         displaced=sum(r.displaced for r in ranges),
         duplicates=sum(r.duplicates for r in ranges),
-        moved_users=moved,
     )

@@ -55,10 +55,3 @@ FAULT_REASONS = {
     "value is infinite": "non_finite",
     "seq is text": "bad_type",
 }
-
-
-@st.composite
-def time_logs(draw: st.DrawFn, *, max_parts: int = 4) -> list[list[int | None]]:
-    """Event times per part, nearly in order, with ties and records that have none."""
-    entry = st.one_of(st.none(), st.integers(0, 30))
-    return draw(st.lists(st.lists(entry, max_size=25), min_size=1, max_size=max_parts))

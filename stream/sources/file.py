@@ -1,20 +1,25 @@
-"""Files as a log: Parquet, JSON lines and CSV, one partition per file."""
+"""Files as a log: Parquet, JSON lines and CSV, one after another in one partition."""
 
 from __future__ import annotations
 
-import hashlib
+from bisect import bisect_right
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+import pyarrow as pa
+
 from stream.config import FileConfig
-from stream.errors import GapError, SourceError, StreamError
+from stream.errors import GapError, SourceError
 from stream.events import EventBatch, Partition, empty_batch
-from stream.sources.merge import FilePart, batch_of, merge
+from stream.sources.fingerprints import Fingerprint, check_files, fingerprint, size_of
 from stream.sources.parquet import ParquetReader
 from stream.sources.readers import CsvReader, JsonlReader, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from stream.sources.records import Records
 
 _FORMATS = {
     ".parquet": "parquet",
@@ -26,22 +31,18 @@ _FORMATS = {
     ".tsv": "csv",
 }
 _COMPRESSED = {".gz", ".zst", ".zstd"}
-_HEAD_BYTES = 1 << 16
-_MAX_OPEN = 32
+_MAGIC = set("*?[")
 _CHUNK_RECORDS = 1 << 13
-_BUFFERED_RECORDS = 1 << 17
 
 
 class FileSource:
-    """Reads files as one log.
+    """Reads files as one log of one partition, part 0 of the log's topic.
 
-    Partition p of the log's topic is the p-th file in sorted path order; a record's offset is its
-    0-based row (JSON lines: line) number. Within a file the order is the file's. Several files are
-    merged by event time: whichever file's next record is oldest goes next, ties by file order, so
-    daily files replay in time order wherever reading started. Records without a time follow the one
-    before them.
+    The files follow each other in sorted path order, so name them by time: nothing is merged, and
+    an event older than those of an earlier file is a late one. A record's offset is the number of
+    records in all earlier files plus its 0-based row (JSON lines: line) in its own.
 
-    Add files only so that they sort after those already read: partition numbers are positions.
+    A file added at the end keeps all positions. `guard` refuses files that would move them.
 
     Args:
         paths: files, directories or glob patterns.
@@ -57,104 +58,214 @@ class FileSource:
     ) -> None:
         given = [paths] if isinstance(paths, str | Path) else list(paths)
         self._config = config or FileConfig()
-        found = sorted({path for pattern in given for path in _expand(Path(pattern))})
+        found = {path: name for pattern in given for path, name in _expand(Path(pattern))}
         if not found:
             raise SourceError(f"{given[0] if given else 'no path'}: no such file; check the path")
         topic = self._config.topic or Path(given[0]).name or Path(given[0]).resolve().name
-        chunk = max(256, min(_CHUNK_RECORDS, _BUFFERED_RECORDS // len(found)))
-        self._parts = [
-            FilePart(path, Partition(topic, number), self._open, chunk)
-            for number, path in enumerate(found)
-        ]
+        self._partition = Partition(topic, 0)
+        self._files = sorted(found.items())
         self._closed = False
-        try:
-            self._prime(self._parts)
-        except StreamError:
-            self.close()
-            raise
+        self._marks: list[Fingerprint] = []  # of the files whose first offset is known
+        self._keep: Callable[[list[Fingerprint]], None] | None = None
+        self._kept: list[Fingerprint] = []
+        self._reader: Reader | None = None  # None: at the beginning of the file
+        self._at = 0  # the file at hand
+        self._offset = 0
+        self._size = 0  # of the file at hand, before its last read
+        self._ended = False
+        self._failure: SourceError | None = None
+        self._probe()
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files, in the order of their partitions."""
-        return tuple(part.path for part in self._parts)
+        """The files, in reading order."""
+        return tuple(path for path, _ in self._files)
 
     def partitions(self) -> tuple[Partition, ...]:
-        """Return one partition per file, in path order."""
-        return tuple(part.partition for part in self._parts)
+        """Return the one partition."""
+        return (self._partition,)
 
     def poll(self, max_records: int, timeout_s: float = 0.0) -> EventBatch:  # noqa: ARG002
         """Return the next records, at most `max_records`; files have nothing to wait for.
 
         Raises:
             SourceError: a file is damaged; everything before the damage was returned.
+            GapError: a file read before holds another number of records now.
             ValueError: `max_records` is below 1, or the source is closed.
         """
         if max_records < 1:
             raise ValueError(f"max_records must be at least 1, not {max_records}")
         if self._closed:
             raise ValueError("the source is closed")
-        taken = merge(self._parts, max_records)
-        if not taken:
-            return empty_batch(exhausted=True)
-        return batch_of(taken, exhausted=all(part.finished for part in self._parts))
+        taken: list[Records] = []
+        room = max_records
+        try:
+            while room and (records := self._read(min(room, _CHUNK_RECORDS))) is not None:
+                taken.append(records)
+                room -= records.after - records.first
+        except SourceError:
+            if not taken:
+                raise
+        if self._keep is not None and self._kept != self._marks:
+            self._kept = list(self._marks)
+            self._keep(self._kept)
+        return self._batch(taken)
 
     def seek(self, next_offsets: Mapping[Partition, int]) -> None:
-        """Continue the named partitions at these offsets; the others stay where they are.
+        """Continue at an offset; files whose first offset is known are not read to get there.
 
         Raises:
-            GapError: a partition has no file here, or its file ends before the offset.
-            ValueError: an offset is negative.
+            GapError: the partition is of another log, or the files end before the offset.
+            SourceError: a file is damaged on the way.
+            ValueError: the offset is negative.
         """
-        known = {part.partition: part for part in self._parts}
         for partition, offset in next_offsets.items():
             if offset < 0:
                 raise ValueError(f"{partition}: offset {offset} is negative")
-            if partition not in known:
+            if partition != self._partition:
                 raise GapError(
-                    f"{partition}: no such file in {', '.join(map(str, known))}; "
-                    f"restore it, or use another database"
+                    f"{partition}: this log is {self._partition}; read that one, or use another database"
                 )
-        moved = [known[partition] for partition in next_offsets]
-        for part in moved:
-            part.seek(next_offsets[part.partition])
-        self._prime(moved)
+            self._go(offset)
 
     def commit(self, next_offsets: Mapping[Partition, int]) -> None:
         """Do nothing: a file keeps no positions."""
 
     def close(self) -> None:
-        """Close all files."""
+        """Close the open file."""
         self._closed = True
-        for part in self._parts:
-            part.close()
+        self._shut()
 
-    def fingerprints(self) -> dict[Partition, str]:
-        """Return what identifies each file: name, size and a hash of its first bytes."""
-        return {part.partition: _fingerprint(part.path) for part in self._parts}
+    def fingerprints(self) -> list[Fingerprint]:
+        """Return the fingerprints of the files reached so far, in reading order."""
+        return list(self._marks)
 
-    def check_fingerprints(self, earlier: Mapping[Partition, str]) -> None:
-        """Compare with fingerprints taken before; a file may have grown at its end.
+    def guard(
+        self,
+        earlier: Sequence[Fingerprint],
+        next_offset: int,
+        keep: Callable[[list[Fingerprint]], None] | None = None,
+    ) -> None:
+        """Refuse files that would move the positions of an earlier run; to be called before reading.
+
+        Args:
+            earlier: what that run kept.
+            next_offset: where it stopped; files from there on count as not read.
+            keep: takes the fingerprints whenever they changed, before the first record of a further
+                file is handed out. Store them where the positions are.
 
         Raises:
-            GapError: a file was replaced, shortened, renamed, or is gone.
+            GapError: a file read before is gone, was replaced or shortened, grew although a later
+                one was read, or has a new one before it.
         """
-        known = {part.partition: part.path for part in self._parts}
-        for partition, text in earlier.items():
-            path = known.get(partition)
-            if path is None or not _continues(path, text):
-                raise GapError(
-                    f"{partition}: {path or 'the file'} is not the file read before "
-                    f"({text.split(' ', 3)[-1]}); restore that one, or use another database"
-                )
+        read = [mark for mark in earlier if mark.first < next_offset]
+        check_files(read, self._files)
+        self._marks = read
+        self._kept = list(earlier)
+        self._keep = keep
+        self._rewind()
 
-    def _open(self, path: Path, partition: Partition) -> Reader:
+    def _read(self, count: int) -> Records | None:
+        """Return the next records of the first file that has any left; None at the end of the log."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            while not self._ended:
+                reader = self._opened()
+                size = size_of(self._files[self._at][0])
+                records = reader.read(count)
+                if records is not None:
+                    self._size = size
+                    self._offset = records.after
+                    return records
+                self._next_file()
+        except SourceError as err:
+            self._failure = err
+            raise
+        return None
+
+    def _opened(self) -> Reader:
+        """Return the reader of the file at hand, opened at its beginning."""
+        if self._reader is None:
+            path, name = self._files[self._at]
+            if self._at >= len(self._marks) - 1:
+                # Not for files before the last one reached: what they were like is settled.
+                self._marks[self._at :] = [fingerprint(path, name, self._offset)]
+            mark = self._marks[self._at]
+            self._size = mark.size
+            self._reader = self._reader_of(path, mark.first)
+        return self._reader
+
+    def _next_file(self) -> None:
+        """Go to the beginning of the next file; where there is none the log has ended."""
+        self._shut()
+        following = self._at + 1
+        if following == len(self._marks):
+            # Sizes are taken before reading, so that growth meanwhile is noticed, not overlooked.
+            self._marks[-1] = msgspec.structs.replace(self._marks[-1], size=self._size)
+        elif self._marks[following].first != self._offset:
+            raise GapError(
+                f"{self._files[self._at][0]}: ends at offset {self._offset}, but at "
+                f"{self._marks[following].first} before; restore the file, or use another database"
+            )
+        self._ended = following == len(self._files)
+        if not self._ended:
+            self._at = following
+
+    def _rewind(self) -> None:
+        self._shut()
+        self._at = self._offset = 0
+        self._ended = False
+        self._failure = None
+
+    def _go(self, offset: int) -> None:
+        self._rewind()
+        if self._marks:
+            self._at = bisect_right(self._marks, offset, key=lambda mark: mark.first) - 1
+            self._offset = self._marks[self._at].first
+        while self._offset < offset and not self._ended:
+            self._offset += self._opened().skip(offset - self._offset)
+            if self._offset < offset:
+                self._next_file()
+        if self._offset < offset:
+            raise GapError(
+                f"{self._files[-1][0]}: ends after {self._offset} records, but {offset} were read "
+                f"from {self._partition} before; restore the file, or use another database"
+            )
+
+    def _shut(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = None
+
+    def _batch(self, taken: Sequence[Records]) -> EventBatch:
+        if not taken:
+            return empty_batch(exhausted=self._ended)
+        return EventBatch(
+            interactions=pa.concat_tables([records.interactions for records in taken]),
+            items=pa.concat_tables([records.items for records in taken]),
+            dead=[letter for records in taken for letter in records.dead],
+            ranges={self._partition: (taken[0].first, taken[-1].after)},
+            exhausted=self._ended,
+        )
+
+    def _probe(self) -> None:
+        """Look into each file, so that a wrong one is met now rather than on the way."""
+        for path, _ in self._files:
+            reader = self._reader_of(path, 0)
+            try:
+                reader.skip(1)
+            finally:
+                reader.close()
+
+    def _reader_of(self, path: Path, first: int) -> Reader:
         match self._format(path):
             case "parquet":
-                return ParquetReader(path, partition, self._config)
+                return ParquetReader(path, self._partition, self._config, first)
             case "csv":
-                return CsvReader(path, partition, self._config)
+                return CsvReader(path, self._partition, self._config, first)
             case _:
-                return JsonlReader(path, partition, self._config)
+                return JsonlReader(path, self._partition, self._config, first)
 
     def _format(self, path: Path) -> str:
         if self._config.format != "auto":
@@ -166,44 +277,22 @@ class FileSource:
             )
         return _FORMATS[suffixes[-1]]
 
-    def _prime(self, parts: Sequence[FilePart]) -> None:
-        """Read each part's first chunk, so that a wrong file is met now rather than on the way."""
-        for part in parts:
-            part.load()
-            if len(self._parts) > _MAX_OPEN:
-                part.unload()
 
-
-def _expand(path: Path) -> list[Path]:
-    """Return the files meant by a path, a directory or a glob pattern."""
+def _expand(path: Path) -> list[tuple[Path, str]]:
+    """Return the files meant by a path, a directory or a glob pattern, with their names below it."""
     if path.is_dir():
-        return [entry for entry in path.iterdir() if _known_name(entry)]
+        return [(entry, entry.name) for entry in path.iterdir() if _known_name(entry)]
     if path.exists():
-        return [path]
-    if not set("*?[") & set(str(path)):
+        return [(path, path.name)]
+    if not _MAGIC & set(str(path)):
         raise SourceError(f"{path}: no such file; check the path")
-    root = Path(path.anchor)
-    return [entry for entry in root.glob(str(path.relative_to(root))) if entry.is_file()]
+    root = path
+    while _MAGIC & set(str(root)):
+        root = root.parent
+    found = root.glob(str(path.relative_to(root)))
+    return [(entry, entry.relative_to(root).as_posix()) for entry in found if entry.is_file()]
 
 
 def _known_name(path: Path) -> bool:
     suffixes = [suffix for suffix in path.suffixes if suffix not in _COMPRESSED]
     return path.is_file() and bool(suffixes) and suffixes[-1] in _FORMATS
-
-
-def _fingerprint(path: Path) -> str:
-    size = path.stat().st_size
-    head = min(size, _HEAD_BYTES)
-    return f"{size} {head} {_head_hash(path, head)} {path.name}"
-
-
-def _continues(path: Path, earlier: str) -> bool:
-    size, head, digest, name = earlier.split(" ", 3)
-    if not path.exists() or path.name != name or path.stat().st_size < int(size):
-        return False
-    return _head_hash(path, int(head)) == digest
-
-
-def _head_hash(path: Path, count: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.sha256(file.read(count)).hexdigest()[:32]

@@ -27,7 +27,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 class ParquetReader:
-    """Reads Parquet; a record's offset is its 0-based row number.
+    """Reads Parquet; a row holds an offset.
 
     Only the columns in use are read, and never a whole row group at once.
 
@@ -35,14 +35,18 @@ class ParquetReader:
         path: the file.
         partition: of the records.
         config: how to read them.
+        first: offset of the file's first row.
 
     Raises:
         SourceError: not a whole Parquet file, or a column is missing or of an unusable type.
     """
 
-    def __init__(self, path: Path, partition: Partition, config: FileConfig) -> None:
+    def __init__(
+        self, path: Path, partition: Partition, config: FileConfig, first: int = 0
+    ) -> None:
         self._path = path
-        self._next = 0
+        self._first = first
+        self._row = 0
         try:
             self._file = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         except (pa.ArrowException, OSError) as err:
@@ -83,15 +87,16 @@ class ParquetReader:
             return None
         part, rest = batch.slice(0, max_records), batch.slice(max_records)
         self._pending = rest if len(rest) else None
-        offs = np.arange(self._next, self._next + len(part), dtype=np.int64)
-        self._next += len(part)
+        begin = self._first + self._row
+        offs = np.arange(begin, begin + len(part), dtype=np.int64)
+        self._row += len(part)
         columns = dict(zip(self._columns, part.columns, strict=True))
         return self._checker.check(columns, offs, lambda row: _row_json(part, row))
 
     def skip(self, count: int) -> int:
         """Pass over up to `count` rows, reading no more than one row group to get there."""
-        target = min(self._next + count, int(self._file.metadata.num_rows))
-        skipped, self._next, self._pending = target - self._next, target, None
+        target = min(self._row + count, int(self._file.metadata.num_rows))
+        skipped, self._row, self._pending = target - self._row, target, None
         group, before = 0, 0
         while group < self._file.num_row_groups:
             rows = self._file.metadata.row_group(group).num_rows
@@ -111,7 +116,7 @@ class ParquetReader:
             return next(self._batches, None)
         except (pa.ArrowException, OSError) as err:
             raise SourceError(
-                f"{self._path}: damaged after row {self._next} ({_line(err)}); restore the file"
+                f"{self._path}: damaged after row {self._row} ({_line(err)}); restore the file"
             ) from err
 
 

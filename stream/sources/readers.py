@@ -50,19 +50,22 @@ class Reader(Protocol):
 
 
 class JsonlReader:
-    """Reads JSON lines; a record's offset is its 0-based line number, blank lines included.
+    """Reads JSON lines; a line holds an offset, blank ones included.
 
     Args:
         path: plain, gzip or zstd.
         partition: of the records.
         config: how to read them.
+        first: offset of the file's first line.
     """
 
-    def __init__(self, path: Path, partition: Partition, config: FileConfig) -> None:
+    def __init__(
+        self, path: Path, partition: Partition, config: FileConfig, first: int = 0
+    ) -> None:
         self._lines = LineReader(path)
         self._partition = partition
         self._decoder = JsonDecoder(config)
-        self._next = 0
+        self._next = first
 
     def read(self, max_records: int) -> Records | None:
         """Return the next lines decoded; None at the end."""
@@ -116,7 +119,7 @@ class _Feed:
 
 
 class CsvReader:
-    """Reads CSV with a header row; a record's offset is its 0-based row number after the header.
+    """Reads CSV with a header row; a row after the header holds an offset.
 
     A quoted cell may span lines. Blank rows hold an offset. An empty cell is a missing value.
 
@@ -124,12 +127,15 @@ class CsvReader:
         path: plain, gzip or zstd.
         partition: of the records.
         config: how to read them.
+        first: offset of the file's first row.
 
     Raises:
         SourceError: no header, or a mapped column is missing.
     """
 
-    def __init__(self, path: Path, partition: Partition, config: FileConfig) -> None:
+    def __init__(
+        self, path: Path, partition: Partition, config: FileConfig, first: int = 0
+    ) -> None:
         self._path = path
         self._partition = partition
         self._lines = LineReader(path)
@@ -142,7 +148,7 @@ class CsvReader:
         self._checker = ColumnChecker(config, partition)
         wanted = {name for names in columns_of(config, config.kind).values() for name in names}
         self._wanted = {name: at for at, name in enumerate(self._header) if name in wanted}
-        self._next = 0
+        self._next = first
 
     def _read_header(self) -> list[str]:
         try:

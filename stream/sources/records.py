@@ -1,12 +1,10 @@
-"""Decoded records of one partition, ready to be merged and cut into batches."""
+"""Decoded records of one partition, ready to be put into batches."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from stream.events import INTERACTION_SCHEMA, ITEM_SCHEMA, MAX_RAW_BYTES, DeadLetter
@@ -14,12 +12,10 @@ from stream.events import INTERACTION_SCHEMA, ITEM_SCHEMA, MAX_RAW_BYTES, DeadLe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from stream.events import Partition, Reason
-
-Offsets = "NDArray[np.int64]"
-BEFORE_ALL = np.iinfo(np.int64).min
 
 
 @dataclass(slots=True)
@@ -40,31 +36,6 @@ class Records:
     items: pa.Table = field(default_factory=ITEM_SCHEMA.empty_table)
     dead: list[DeadLetter] = field(default_factory=list)
 
-    def slice(self, begin: int, end: int) -> Records:
-        """Return the part at offsets begin..end-1."""
-        dead_at = [letter.off for letter in self.dead]
-        return Records(
-            first=begin,
-            after=end,
-            interactions=_slice(self.interactions, begin, end),
-            items=_slice(self.items, begin, end),
-            dead=self.dead[bisect_left(dead_at, begin) : bisect_left(dead_at, end)],
-        )
-
-    def times(self) -> NDArray[np.int64]:
-        """Return the event time per offset, int64[after - first]; BEFORE_ALL where there is none."""
-        times = np.full(self.after - self.first, BEFORE_ALL, dtype=np.int64)
-        if len(self.interactions):
-            times[numpy_of(self.interactions["off"]) - self.first] = numpy_of(
-                self.interactions["ts"]
-            )
-        return times
-
-
-def numpy_of(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return an integer column without nulls as int64[n]."""
-    return np.asarray(column.to_numpy(), dtype=np.int64)
-
 
 def shown(value: pa.Scalar) -> object:
     """Return a cell as a Python value, or its raw number where Python has no such value."""
@@ -72,12 +43,6 @@ def shown(value: pa.Scalar) -> object:
         return value.as_py()
     except (ValueError, OverflowError, KeyError, pa.ArrowException):
         return value.value  # a time beyond Python's calendar, or of a zone unknown here
-
-
-def _slice(table: pa.Table, begin: int, end: int) -> pa.Table:
-    offs = numpy_of(table["off"])
-    low, high = int(np.searchsorted(offs, begin)), int(np.searchsorted(offs, end))
-    return table if low == 0 and high == len(offs) else table.slice(low, high - low)
 
 
 def dead_letter(

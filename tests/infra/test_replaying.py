@@ -161,6 +161,40 @@ def test_a_replaced_log_is_refused_and_a_grown_one_goes_on(freshet, world):
     assert replay(freshet, world, world.db, world.slates).json["records"] == 1
 
 
+def test_a_log_of_daily_files_goes_on_with_a_new_day_and_refuses_one_in_between(
+    freshet, world, tmp_path
+):
+    lines = world.log.read_text().splitlines(keepends=True)
+    folder = tmp_path / "days"
+    folder.mkdir()
+    for day, cut in (("1", lines[:10]), ("3", lines[10:20])):
+        (folder / f"{day}.jsonl").write_text("".join(cut))
+    line = ("replay", folder, "--db", tmp_path / "y.duckdb", "--json")
+    assert freshet(*line).json["records"] == 20
+    (folder / "4.jsonl").write_text("".join(lines[20:23]))
+    assert freshet(*line).json["records"] == 3
+    (folder / "2.jsonl").write_text(lines[23])
+    refused = freshet(*line)
+    assert refused.code == ExitCode.INPUT
+    assert "2.jsonl: comes before 3.jsonl, which was read already" in refused.err
+    (folder / "2.jsonl").unlink()
+    with (folder / "1.jsonl").open("a") as file:
+        file.write(lines[23])
+    assert "1.jsonl: grew after a later file was read" in freshet(*line).err
+
+
+def test_two_logs_with_the_same_users_are_refused(freshet, world, tmp_path):
+    lines = world.log.read_text().splitlines(keepends=True)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines[:5]))
+    line = ("--db", tmp_path / "y.duckdb", "--json")
+    assert freshet("replay", tmp_path / "a.jsonl", *line).json["records"] == 5
+    refused = freshet("replay", tmp_path / "b.jsonl", *line)
+    assert refused.code == ExitCode.INPUT
+    assert "b.jsonl[0]" in refused.err
+    assert "key the topic by user" in refused.err
+
+
 def test_log_and_items_of_one_name_are_told_apart_on_request(freshet, made, tmp_path):
     items = tmp_path / made.log.name
     items.write_text(made.items.read_text())

@@ -35,6 +35,7 @@ from stream.refresh import Compressor
 from stream.sinks import Sink
 from stream.sinks.memory import MemorySink
 from stream.slates import Slate
+from stream.sources import Source
 from stream.sources.memory import MemorySource
 
 torch.set_num_threads(1)
@@ -189,7 +190,7 @@ def opened(
     engine: Engine | None,
     config: PipelineConfig,
     *,
-    source: MemorySource | None = None,
+    source: Source | None = None,
     sink: Sink | None = None,
     compressor: Compressor | None = None,
 ) -> Iterator[Pipeline]:

@@ -13,7 +13,7 @@ from storage.database import Database, Tx
 from storage.identities import Identities
 from storage.items import all_items
 from stream.config import FileConfig, StreamConfig
-from stream.errors import GapError
+from stream.errors import GapError, PartitionMovedError
 from stream.events import EventBatch, Partition
 from stream.ingest import Ingest
 from stream.judge import SegmentRule
@@ -137,11 +137,32 @@ def test_watermarks_move_forward_only_and_outlive_the_process(db: Database) -> N
     assert ingest_of(db, config).watermarks() == {(TOPIC, 0): START_MS + 40}
 
 
-def test_an_event_from_another_partition_is_counted(db: Database) -> None:
+def test_a_user_in_a_second_partition_stops_before_anything_is_stored(db: Database) -> None:
     ingest = ingest_of(db)
-    ingest.store(batch_of(event("u", "i", START_MS)), now=NOW)
-    moved = batch_of(event("u", "i", START_MS + 1), event("v", "i", START_MS + 1), part=1)
-    assert ingest.store(moved, now=NOW).counts.moved_users == 1
+    users = [f"u{n}" for n in range(5)]
+    ingest.store(batch_of(*(event(user, "i", START_MS) for user in users)), now=NOW)
+    events = [event(user, "new", START_MS + 1) for user in ("v", *reversed(users), "u4")]
+    with pytest.raises(PartitionMovedError) as caught:
+        ingest.store(batch_of(*events, part=1), now=NOW)
+    message = str(caught.value)
+    assert "'u4' (log[0], now log[1]), 'u3' (log[0], now log[1]), 'u2' " in message
+    assert "and 2 more come from a second partition" in message
+    assert "key the topic by user, or put the files into one log" in message
+    assert "\n" not in message
+    assert stored(db) == [0, 1, 2, 3, 4]
+    assert all_items(db)["item_id"].to_pylist() == ["i"]
+    assert positions.next_offsets(db) == {(TOPIC, 0): 5}
+    ingest.store(batch_of(event("v", "i", START_MS + 1), part=1), now=NOW)
+    assert ingest.next_offsets == {(TOPIC, 0): 5, (TOPIC, 1): 1}
+
+
+def test_a_user_in_two_partitions_of_one_batch_is_noticed(db: Database) -> None:
+    source = MemorySource()
+    for part in (0, 1):
+        source.append(Partition(TOPIC, part), encode(event("u", "i", START_MS + part)))
+    with pytest.raises(PartitionMovedError, match=r"'u' \(log\[0\], now log\[1\]\) come"):
+        ingest_of(db).store(source.poll(10), now=NOW)
+    assert stored(db) == []
 
 
 def test_item_records_fill_in_what_they_say(db: Database) -> None:

@@ -47,35 +47,40 @@ class TestSingleFile(contract.SourceContract):
 
 
 class TestGlob(contract.SourceContract):
-    @pytest.fixture(params=["jsonl", "parquet", "csv"])
+    """Three files whose times overlap are one partition, one after another."""
+
+    @pytest.fixture(params=["jsonl", "jsonl.zst", "parquet", "csv", "csv.gz"])
     def case(self, tmp_path: Path, request: pytest.FixtureRequest) -> Case:
-        return glob_case(tmp_path, request.param)
+        log: list[str | None] = []
+        for number in range(3):
+            start = 1_700_000_000_000 + number * 500
+            records = make_records(20 + number, tag=f"f{number}-", start=start)
+            write(tmp_path / f"part-{number}.{request.param}", records)
+            log += expected(records)
+        pattern, config = tmp_path / f"part-*.{request.param}", FileConfig(topic="log")
+        return Case(lambda: FileSource(pattern, config), {Partition("log", 0): log})
 
 
 class TestManyFiles(contract.SourceContract):
-    """More files than are kept open at once."""
+    """Small files of every kind, empty ones and blank lines among them."""
 
     @pytest.fixture
     def case(self, tmp_path: Path) -> Case:
-        log = {}
+        log: list[str | None] = []
         for number in range(34):
-            records = make_records(2, tag=f"f{number}-", start=1_700_000_000_000 + number * 1_700)
-            write(tmp_path / f"{number:02}.jsonl", records)
-            log[Partition("many", number)] = expected(records)
-        return Case(lambda: FileSource(tmp_path, FileConfig(topic="many")), log)
+            suffix = ("jsonl", "csv", "parquet", "jsonl.gz")[number % 4]
+            records = make_records(0 if number % 8 == 5 else 3, tag=f"f{number}-")
+            lines = [*records[:1], None, *records[1:]] if number % 4 == 0 else records
+            write(tmp_path / f"{number:02}.{suffix}", lines)
+            log += expected(lines)
+        config = FileConfig(topic="many")
+        return Case(lambda: FileSource(tmp_path, config), {Partition("many", 0): log})
 
 
 class TestMemory(contract.SourceContract):
     @pytest.fixture
     def case(self) -> Case:
-        parts = (Partition("memory", 0), Partition("memory", 3))
-        records = make_records(90)
-        lines = [(parts[i % 3 == 0], jsonl_bytes([r]).strip()) for i, r in enumerate(records)]
-        log = {
-            part: expected([r for (p, _), r in zip(lines, records, strict=True) if p == part])
-            for part in parts
-        }
-        return Case(lambda: MemorySource(lines, ended=True), log)
+        return memory_case()
 
 
 class TestChain(contract.SourceContract):
@@ -93,17 +98,16 @@ class TestChain(contract.SourceContract):
         )
 
 
-def glob_case(tmp_path: Path, suffix: str) -> Case:
-    """Three files whose times overlap."""
-    log = {}
-    for number in range(3):
-        records = make_records(
-            20 + number, tag=f"f{number}-", start=1_700_000_000_000 + number * 500
-        )
-        write(tmp_path / f"part-{number}.{suffix}", records)
-        log[Partition("log", number)] = expected(records)
-    config = FileConfig(topic="log")
-    return Case(lambda: FileSource(tmp_path / f"part-*.{suffix}", config), log)
+def memory_case() -> Case:
+    """Records dealt to two partitions."""
+    parts = (Partition("memory", 0), Partition("memory", 3))
+    records = make_records(90)
+    lines = [(parts[i % 3 == 0], jsonl_bytes([r]).strip()) for i, r in enumerate(records)]
+    log = {
+        part: expected([r for (p, _), r in zip(lines, records, strict=True) if p == part])
+        for part in parts
+    }
+    return Case(lambda: MemorySource(lines, ended=True), log)
 
 
 # Which invariant each fault breaks; others may fail too.
@@ -144,14 +148,14 @@ def failing_checks(case: Case) -> set[str]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_contract_notices_the_planted_fault(tmp_path: Path, fault: Fault) -> None:
-    good = glob_case(tmp_path, "jsonl")
+def test_the_contract_notices_the_planted_fault(fault: Fault) -> None:
+    good = memory_case()
     broken = Case(lambda: FaultySource(good.open, fault), good.log)
     assert BREAKS[fault] in failing_checks(broken)
 
 
-def test_the_contract_finds_nothing_without_a_fault(tmp_path: Path) -> None:
-    good = glob_case(tmp_path, "jsonl")
+def test_the_contract_finds_nothing_without_a_fault() -> None:
+    good = memory_case()
     assert failing_checks(Case(lambda: FaultySource(good.open, "none"), good.log)) == set()  # type: ignore[arg-type]
 
 

@@ -13,13 +13,30 @@ from stream.config import FileConfig
 from stream.errors import GapError, SourceError
 from stream.events import EventBatch, Partition
 from stream.sources.file import FileSource
+from stream.sources.fingerprints import Fingerprint, fingerprint
 from tests.contracts.source_contract import found, read_all
 from tests.contracts.source_logs import csv_bytes, jsonl_bytes, make_records, write
+
+LOG = Partition("log", 0)
 
 
 def event_ids(source: FileSource, *, size: int = 50) -> list[str]:
     batches = read_all(source, size=size, polls=10_000)
     return [what for _, _, what in found(batches) if what != "dead"]
+
+
+def daily(folder: Path) -> list[Fingerprint]:
+    """Write three files of ten records; return the fingerprints of reading them."""
+    folder.mkdir(exist_ok=True)
+    for day in range(3):
+        write(folder / f"{day}.jsonl", make_records(10, tag=f"{day}-"))
+    source = FileSource(folder, FileConfig(topic="log"))
+    assert source.poll(100).exhausted
+    return source.fingerprints()
+
+
+def rehashed(kept: list[Fingerprint], folder: Path) -> list[Fingerprint]:
+    return [fingerprint(folder / mark.name, mark.name, mark.first) for mark in kept]
 
 
 def until_failure(source: FileSource, *, size: int) -> tuple[list[EventBatch], str]:
@@ -33,25 +50,32 @@ def until_failure(source: FileSource, *, size: int) -> tuple[list[EventBatch], s
         assert not batches[-1].exhausted, "the damage went unnoticed"
 
 
-def test_the_topic_is_the_base_name_and_the_part_the_place_in_sorted_order(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a.csv", "c.parquet", "notes.txt"):
-        write(tmp_path / name, make_records(3)) if name != "notes.txt" else None
+def test_the_topic_is_the_base_name_and_several_files_are_one_partition(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.csv", "c.parquet"):
+        write(tmp_path / name, make_records(3, tag=name[0]))
     (tmp_path / "notes.txt").write_text("not a log")
     assert FileSource(tmp_path / "b.jsonl").partitions() == (Partition("b.jsonl", 0),)
-    globbed = FileSource(str(tmp_path / "?.*"))
-    assert globbed.partitions() == tuple(Partition("?.*", n) for n in range(3))
+    assert FileSource(str(tmp_path / "?.*")).partitions() == (Partition("?.*", 0),)
     listed = FileSource(tmp_path, FileConfig(topic="shop"))
-    assert listed.partitions() == tuple(Partition("shop", n) for n in range(3))
+    assert listed.partitions() == (Partition("shop", 0),)
     several = FileSource([tmp_path / "c.parquet", tmp_path / "a.csv"])
-    assert several.partitions() == (Partition("c.parquet", 0), Partition("c.parquet", 1))
+    assert several.partitions() == (Partition("c.parquet", 0),)
+    assert [path.name for path in several.paths] == ["a.csv", "c.parquet"]
 
 
-def test_daily_files_replay_in_time_order(tmp_path: Path) -> None:
+def test_files_are_read_in_path_order_whatever_their_times(tmp_path: Path) -> None:
     for day, start in enumerate((2_000_000, 1_000_000, 3_000_000)):
         records = [r for r in make_records(10, tag=f"{day}-", start=start) if r["user_id"]]
         write(tmp_path / f"{day}.jsonl", records)
     days = [name.split("-")[0] for name in event_ids(FileSource(tmp_path))]
-    assert days == sorted(days, key="102".index)
+    assert days == sorted(days)
+
+
+def test_the_row_as_sequence_number_runs_on_over_the_files(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.csv", "c.parquet"):
+        write(tmp_path / name, make_records(3, tag=name[0]))
+    source = FileSource(tmp_path, FileConfig(columns={"seq": "@row"}))
+    assert source.poll(100).interactions["seq"].to_pylist() == list(range(9))
 
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "absent-*.jsonl"])
@@ -176,20 +200,113 @@ def test_a_file_that_became_shorter_is_a_gap(tmp_path: Path) -> None:
         source.seek({Partition("log.jsonl", 0): 11})
 
 
-def test_fingerprints_accept_growth_and_refuse_replacement(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    write(path, make_records(10))
-    before = FileSource(path).fingerprints()
-    write(path, make_records(12))
-    FileSource(path).check_fingerprints(before)
-    write(path, make_records(12, tag="other"))
-    with pytest.raises(GapError, match="not the file read before"):
-        FileSource(path).check_fingerprints(before)
-    write(path, make_records(9))
-    with pytest.raises(GapError, match="restore"):
-        FileSource(path).check_fingerprints(before)
-    with pytest.raises(GapError, match="not the file read before"):
-        FileSource(path).check_fingerprints({Partition("log.jsonl", 1): "10 10 abc gone.jsonl"})
+def test_reading_goes_on_in_a_later_file_without_reading_the_earlier_ones(tmp_path: Path) -> None:
+    kept = daily(tmp_path)
+    for day in "01":
+        path = tmp_path / f"{day}.jsonl"
+        path.write_bytes(path.read_bytes().replace(b"\n", b" "))  # as many bytes, one line
+    source = FileSource(tmp_path, FileConfig(topic="log"))
+    source.guard(rehashed(kept, tmp_path), 25)
+    source.seek({LOG: 25})
+    assert source.poll(100).ranges == {LOG: (25, 30)}
+
+
+def test_fingerprints_say_where_each_file_begins(tmp_path: Path) -> None:
+    assert [(mark.name, mark.first) for mark in daily(tmp_path)] == [
+        ("0.jsonl", 0),
+        ("1.jsonl", 10),
+        ("2.jsonl", 20),
+    ]
+
+
+def test_fingerprints_are_kept_before_a_further_file_is_handed_out(tmp_path: Path) -> None:
+    daily(tmp_path)
+    source = FileSource(tmp_path, FileConfig(topic="log"))
+    seen: list[int] = []
+    source.guard([], 0, lambda marks: seen.append(len(marks)))
+    for wanted in (1, 1, 2, 2, 3, 3):
+        source.poll(6)
+        assert max(seen) >= wanted
+    assert source.poll(6).exhausted
+
+
+def test_files_may_be_added_at_the_end_and_the_last_one_may_grow(tmp_path: Path) -> None:
+    kept = daily(tmp_path)
+    write(tmp_path / "2.jsonl", make_records(12, tag="2-"))
+    write(tmp_path / "3.jsonl", make_records(5, tag="3-"))
+    source = FileSource(tmp_path, FileConfig(topic="log"))
+    source.guard(kept, 30)
+    source.seek({LOG: 30})
+    assert sorted(what for _, _, what in found([source.poll(100)]) if what != "dead") == [
+        "2-11", "3-0", "3-1", "3-2", "3-4",
+    ]  # fmt: skip
+
+
+def test_the_moved_folder_of_a_log_is_the_same_log(tmp_path: Path) -> None:
+    kept = daily(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    FileSource(str(tmp_path / "th*" / "*.jsonl"), FileConfig(topic="log"))
+    FileSource(tmp_path / "there", FileConfig(topic="log")).guard(kept, 30)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("grow 0", r"0\.jsonl: grew after a later file was read"),
+        ("replace 1", r"1\.jsonl: not the file read before"),
+        ("shorten 2", r"2\.jsonl: not the file read before"),
+        ("remove 1", r"1\.jsonl: read before, and not in the log any more"),
+        ("insert 0a", r"0a\.jsonl: comes before 1\.jsonl, which was read already"),
+    ],
+)
+def test_a_change_that_moves_positions_is_refused(
+    tmp_path: Path, change: str, message: str
+) -> None:
+    kept = daily(tmp_path)
+    what, name = change.split()
+    path = tmp_path / f"{name}.jsonl"
+    match what:
+        case "grow":
+            write(path, make_records(12, tag=f"{name}-"))
+        case "shorten":
+            write(path, make_records(9, tag=f"{name}-"))
+        case "remove":
+            path.unlink()
+        case _:
+            write(path, make_records(10, tag="other"))
+    source = FileSource(tmp_path, FileConfig(topic="log"))
+    with pytest.raises(GapError, match=message) as caught:
+        source.guard(kept, 30)
+    assert "another database" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["grow 0", "replace 1", "remove 1", "insert 0a"])
+def test_files_nothing_is_stored_of_may_change(tmp_path: Path, change: str) -> None:
+    """The run stopped at the end of the first file: it may grow, and anything may follow it."""
+    kept = daily(tmp_path)
+    what, name = change.split()
+    path = tmp_path / f"{name}.jsonl"
+    if what == "remove":
+        path.unlink()
+    else:
+        write(path, make_records(12, tag=f"{name}-" if what == "grow" else "other"))
+    source = FileSource(tmp_path, FileConfig(topic="log"))
+    source.guard(kept, 10)
+    source.seek({LOG: 10})
+    ids = event_ids(source)
+    assert len(ids) == len(set(ids)) > 8
+
+
+def test_a_file_that_changes_while_it_is_passed_again_is_noticed(tmp_path: Path) -> None:
+    daily(tmp_path)
+    source = FileSource(tmp_path, FileConfig(topic="log"))
+    source.poll(100)
+    write(tmp_path / "0.jsonl", make_records(12, tag="0-"))
+    source.seek({LOG: 0})
+    batches, message = until_failure(source, size=100)
+    assert sum(batch.records for batch in batches) == 12
+    assert "ends at offset 12, but at 10 before" in message
 
 
 def test_negative_positions_and_empty_polls_are_the_callers_mistake(tmp_path: Path) -> None:
