@@ -11,6 +11,7 @@ import msgspec
 from infra.databases import creating, reading
 from infra.errors import InputError, MismatchError
 from infra.settings import Loaded, Override
+from infra.workers import WorkerCompressor
 from model.config import ModelConfig
 from model.engine import Engine
 from storage import positions
@@ -47,6 +48,7 @@ class ReplayPlan:
         slates_path: JSON lines of slates, or None.
         until_ms: the log ends where event time reaches this.
         score: whether scored events yield slates.
+        worker: compress in a spawned process instead of this one; the tokens are the same.
     """
 
     log: str
@@ -56,6 +58,7 @@ class ReplayPlan:
     slates_path: Path | None = None
     until_ms: int | None = None
     score: bool = True
+    worker: bool = False
 
 
 def column_overrides(columns: dict[str, str] | None) -> list[Override]:
@@ -231,10 +234,14 @@ def replaying(plan: ReplayPlan, loaded: Loaded) -> Iterator[Pipeline]:
         sink: Sink | None = None
         if plan.slates_path is not None:
             sink = stack.enter_context(closing(JsonlSink(plan.slates_path)))
+        compressor = None
+        if plan.worker and plan.model_path is not None:
+            compressor = stack.enter_context(WorkerCompressor(plan.model_path))
         pipeline = Pipeline(
             db=db,
             identities=Identities.load(db),
             engine=engine,
+            compressor=compressor,
             source=source,
             sink=sink,
             config=bound_config(db, loaded, config),

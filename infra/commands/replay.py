@@ -41,6 +41,7 @@ from stream.sources.counting import count_records
 @click.option(
     "--finish", is_flag=True, help="End with a tick, so that all that is due is compressed."
 )
+@click.option("--worker", is_flag=True, help="Compress in a second process; same tokens.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @settings_options
 @json_option
@@ -55,6 +56,7 @@ def command(
     end: datetime | None,
     max_records: int | None,
     finish: bool,
+    worker: bool,
     quiet: bool,
     config_file: Path | None,
     assignments: tuple[str, ...],
@@ -77,6 +79,7 @@ def command(
         items_path=items_path,
         slates_path=slates_path,
         until_ms=None if end is None else to_ms(end),
+        worker=worker,
     )
     started = perf_counter()
     done = RunSummary()

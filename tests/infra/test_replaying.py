@@ -41,6 +41,13 @@ def test_a_stopped_replay_goes_on_where_it_stopped(freshet, made, tmp_path):
     assert digest(freshet, db) == digest(freshet, made.db)
 
 
+def test_a_worker_process_gives_the_same_slates_and_tokens(freshet, made, tmp_path):
+    db, slates = tmp_path / "y.duckdb", tmp_path / "y.jsonl"
+    assert replay(freshet, made, db, slates, "--worker").code == 0
+    assert freshet("diff", made.slates, slates).code == 0
+    assert digest(freshet, db) == digest(freshet, made.db)
+
+
 def test_a_second_replay_of_a_finished_log_does_nothing(freshet, world):
     again = replay(freshet, world, world.db, world.slates).json
     assert (again["records"], again["slates"]) == (0, 0)

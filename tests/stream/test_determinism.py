@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from infra.workers import WorkerCompressor
 from model.checkpoint import save_checkpoint
 from model.engine import Engine, SegmentJob, TokenBlock
 from storage.database import Tx
@@ -256,21 +255,6 @@ def test_item_records_apply_from_their_position_however_batches_are_cut(tmp_path
     assert len(small.slates) == 40
 
 
-class Worker:
-    """Compresses in a spawned process that loads the checkpoint itself."""
-
-    def __init__(self, pool: ProcessPoolExecutor, path: Path) -> None:
-        self._pool, self._path = pool, path
-
-    def compress(self, jobs: Sequence[SegmentJob]) -> list[TokenBlock]:
-        return self._pool.submit(compress_from, self._path, list(jobs)).result()
-
-
-def compress_from(path: Path, jobs: list[SegmentJob]) -> list[TokenBlock]:
-    """Runs in the worker."""
-    return Engine.load(path).compress(jobs)
-
-
 def test_a_spawned_worker_makes_the_same_tokens(tmp_path: Path) -> None:
     model, readout = tiny_model(tiny_config())
     path = tmp_path / "model.safetensors"
@@ -278,9 +262,8 @@ def test_a_spawned_worker_makes_the_same_tokens(tmp_path: Path) -> None:
     engine = Engine.load(path)
     settings = {"score": False, "tick_interval_s": NEVER_S}
     inline = run(tmp_path, engine=engine, **settings)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        spawned = run(tmp_path, engine=engine, compressor=Worker(pool, path), **settings)
+    with WorkerCompressor(path) as worker:
+        spawned = run(tmp_path, engine=engine, compressor=worker, **settings)
     assert inline.tokens == spawned.tokens
     assert inline.groups > 6
 
