@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,8 @@ def test_the_trainers_own_reading_of_the_log_gives_these_histories(tmp_path: Pat
 
 
 N_REAL = 30_000
+FINAL_SCORES = int(os.environ.get("FRESHET_FINAL_SCORES", "100"))
+"""States of the real log whose final scores are held against a masked forward pass; 1000 are all of them."""
 REAL = {"segment_len": 16, "r_min": 16, "r_max": 64, "visit_gap_ms": 0}
 
 
@@ -258,7 +261,7 @@ def _check_states(pipeline: Pipeline, engine: Engine, table: pa.Table) -> None:
     assert cut is not None
     log_pop = Popularity(histories, width).at(cut)
     np.testing.assert_allclose(log_popularity(pipeline.shared.now().popularity), log_pop, rtol=1e-6)
-    some = np.random.default_rng(1).permutation(1000)[:100]
+    some = np.random.default_rng(1).permutation(1000)[:FINAL_SCORES]
     for i in some.tolist():
         kind = "line" if line[i] else "visit"
         slate = Slate(
