@@ -27,7 +27,6 @@ from stream.evaluation.targets import Split
 from stream.log import read_log
 
 Recipe = Literal["shipped", "plain"]
-SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
