@@ -236,7 +236,7 @@ def replaying(plan: ReplayPlan, loaded: Loaded) -> Iterator[Pipeline]:
             sink = stack.enter_context(closing(JsonlSink(plan.slates_path)))
         compressor = None
         if plan.worker and plan.model_path is not None:
-            compressor = stack.enter_context(WorkerCompressor(plan.model_path))
+            compressor = stack.enter_context(closing(WorkerCompressor(plan.model_path)))
         pipeline = Pipeline(
             db=db,
             identities=Identities.load(db),

@@ -11,7 +11,6 @@ from model.engine import Engine
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from model.engine import SegmentJob, TokenBlock
 
@@ -45,17 +44,6 @@ class WorkerCompressor:
     def close(self) -> None:
         """Stop the worker."""
         self._pool.shutdown()
-
-    def __enter__(self) -> WorkerCompressor:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _load(checkpoint: Path) -> None:

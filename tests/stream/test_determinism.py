@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +262,7 @@ def test_a_spawned_worker_makes_the_same_tokens(tmp_path: Path) -> None:
     engine = Engine.load(path)
     settings = {"score": False, "tick_interval_s": NEVER_S}
     inline = run(tmp_path, engine=engine, **settings)
-    with WorkerCompressor(path) as worker:
+    with closing(WorkerCompressor(path)) as worker:
         spawned = run(tmp_path, engine=engine, compressor=worker, **settings)
     assert inline.tokens == spawned.tokens
     assert inline.groups > 6
