@@ -1,7 +1,7 @@
 """What commands print: tables for people, JSON for programs, bars for the time in between."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -131,11 +131,6 @@ def progress(
 
     with bar:
         yield advance
-
-
-def mapping_rows(data: Mapping[str, object]) -> list[tuple[str, object]]:
-    """Return (name, value) rows of a mapping for a two-column table."""
-    return [(name.replace("_", " "), value) for name, value in data.items()]
 
 
 def _encode(value: Any) -> object:  # noqa: ANN401 - any type msgspec does not know

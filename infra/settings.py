@@ -9,7 +9,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import date, datetime, time
 from pathlib import Path
 from types import UnionType
@@ -240,9 +240,3 @@ def _convert(tree: dict[str, object], origins: Mapping[Path_, str]) -> Settings:
         raise SettingsError(
             f"{given[-1] if given else ''}{key or 'settings'}: {text}; `freshet config show` prints the values in use"
         ) from err
-
-
-def section_fields() -> dict[str, list[str]]:
-    """Return the names of the settings by section, for documentation and its tests."""
-    hints = get_type_hints(Settings)
-    return {name: [item.name for item in fields(kind)] for name, kind in hints.items()}

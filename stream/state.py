@@ -202,10 +202,7 @@ class UserState:
     def _close_visit(self) -> None:
         if not self.visit.items:
             return
-        for item, ts, weight in zip(
-            self.visit.items, self.visit.ts_ms, self.visit.weights, strict=True
-        ):
-            self.counters.add(item, ts, weight)
+        self.visit.count_into(self.counters)
         self.last_visit = frozenset(self.visit.items)
         self.visit = Visit()
 
@@ -221,10 +218,7 @@ class UserState:
                 self.counters.items, self._counter_features(at_ms), self.last_visit, set()
             )
         folded = self.counters.copy()
-        for item, ts, weight in zip(
-            self.visit.items, self.visit.ts_ms, self.visit.weights, strict=True
-        ):
-            folded.add(item, ts, weight)
+        self.visit.count_into(folded)
         return _assemble(folded.items, folded.features(at_ms), frozenset(self.visit.items), set())
 
     def seen(self) -> NDArray[np.int64]:

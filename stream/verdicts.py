@@ -15,8 +15,6 @@ import numpy as np
 from storage.records import HistoryKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
 NEVER = np.iinfo(np.int64).min
@@ -74,10 +72,6 @@ class OpenWindow:
     r_min: int
     keys: list[HistoryKey] = field(default_factory=list)
     events: dict[str, tuple[HistoryKey, int]] = field(default_factory=dict)
-
-    def fill(self, keys: Iterable[HistoryKey]) -> None:
-        """Add stored keys, given in history order."""
-        self.keys.extend(keys)
 
     def frozen(self, watermark_ms: int) -> HistoryKey | None:
         """Key of the last interaction of the last due segment at a watermark, None where no segment is due."""
