@@ -47,6 +47,12 @@ def reference() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def cli_context() -> click.Context:
+    """Return the context a call of `freshet` has; commands remember the help flags of their first one."""
+    settings = {**cli.context_settings, "max_content_width": WIDTH, "terminal_width": WIDTH}
+    return click.Context(cli, info_name="freshet", **settings)
+
+
 def setting_rows() -> Iterator[tuple[str, object, str]]:
     """Yield (key, default, meaning) of every setting, from the configs and their docstrings."""
     for section, kind in get_type_hints(Settings).items():
@@ -66,7 +72,7 @@ def view_comments() -> dict[str, str]:
 
 def _commands() -> Iterator[str]:
     yield "## Commands"
-    context = click.Context(cli, info_name="freshet", max_content_width=WIDTH, terminal_width=WIDTH)
+    context = cli_context()
     yield _help(cli, context)
     for name in COMMANDS:
         command = cli.get_command(context, name)

@@ -10,7 +10,7 @@ import pytest
 
 from infra.cli import COMMANDS, cli
 from infra.exits import MEANINGS
-from infra.reference import PEOPLE_VIEWS, reference, setting_rows, view_comments
+from infra.reference import PEOPLE_VIEWS, cli_context, reference, setting_rows, view_comments
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", "docs/reference.md"]
@@ -55,7 +55,7 @@ def test_every_exit_code_and_view_is_in_the_reference():
 
 @pytest.mark.parametrize("page", PAGES[:2])
 def test_every_command_line_of_a_page_can_be_typed(page):
-    context = click.Context(cli, info_name="freshet")
+    context = cli_context()
     for line in command_lines(page):
         name, *arguments = shlex.split(line, comments=True)[1:]
         command = cli.get_command(context, name)
