@@ -9,7 +9,7 @@ from typing import Literal
 Role = Literal["history", "scores", "both", "neither"]
 FileFormat = Literal["auto", "parquet", "jsonl", "csv"]
 RecordKind = Literal["interaction", "item"]
-TimeUnit = Literal["s", "ms", "us"]
+TimeUnit = Literal["s", "ms", "us", "ns"]
 
 _MINUTE_MS = 60_000
 _DAY_MS = 86_400_000

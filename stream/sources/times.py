@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from stream.config import TimeUnit
     from stream.events import Reason
 
-UNITS_PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000}
-_NUMBER = re.compile(r"-?\d{1,18}")
-_NUMBERS = r"^-?\d{1,18}$"
+UNITS_PER_SECOND: dict[TimeUnit, int] = {
+    "s": 1,
+    "ms": 1_000,
+    "us": 1_000_000,
+    "ns": 1_000_000_000,
+}
+# Whole numbers that fit into 64 bits whatever their digits are: nanoseconds up to 2199 among them.
+_NUMBER = re.compile(r"-?(\d{1,18}|[1-8]\d{18})")
+_NUMBERS = r"^-?(\d{1,18}|[1-8]\d{18})$"
 # The one shape Arrow and `datetime.fromisoformat` read alike; everything else goes value by value,
 # so that what a text means never depends on its neighbors in a chunk.
 _PLAIN_ISO = r"^\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}:\d{2}(\.\d{1,6})?$"
@@ -31,9 +37,9 @@ def numbers_to_ms(values: NDArray[np.int64], unit: TimeUnit) -> NDArray[np.int64
     """Return times given as integers of `unit` in milliseconds; far out-of-range ones saturate."""
     if unit == "ms":
         return values
-    if unit == "us":
-        return np.asarray(values // 1_000, dtype=np.int64)
-    return np.asarray(np.clip(values, -MAX_TS_MS, MAX_TS_MS) * 1_000, dtype=np.int64)
+    if unit == "s":
+        return np.asarray(np.clip(values, -MAX_TS_MS, MAX_TS_MS) * 1_000, dtype=np.int64)
+    return np.asarray(values // (UNITS_PER_SECOND[unit] // 1_000), dtype=np.int64)
 
 
 def number_to_ms(value: float, unit: TimeUnit) -> int:
