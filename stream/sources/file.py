@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import pyarrow as pa
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from stream.sources.records import Records
 
-_FORMATS = {
+_FORMATS: dict[str, Literal["parquet", "jsonl", "csv"]] = {
     ".parquet": "parquet",
     ".pq": "parquet",
     ".jsonl": "jsonl",
@@ -58,7 +58,7 @@ class FileSource:
     ) -> None:
         given = [paths] if isinstance(paths, str | Path) else list(paths)
         self._config = config or FileConfig()
-        found = {path: name for pattern in given for path, name in _expand(Path(pattern))}
+        found = {path: name for pattern in given for path, name in find_files(Path(pattern))}
         if not found:
             raise SourceError(f"{given[0] if given else 'no path'}: no such file; check the path")
         topic = self._config.topic or Path(given[0]).name or Path(given[0]).resolve().name
@@ -270,16 +270,20 @@ class FileSource:
     def _format(self, path: Path) -> str:
         if self._config.format != "auto":
             return self._config.format
-        suffixes = [suffix for suffix in path.suffixes if suffix not in _COMPRESSED]
-        if not suffixes or suffixes[-1] not in _FORMATS:
+        by_name = format_by_name(path)
+        if by_name is None:
             raise SourceError(
                 f"{path}: cannot tell the format from the name; set it to parquet, jsonl or csv"
             )
-        return _FORMATS[suffixes[-1]]
+        return by_name
 
 
-def _expand(path: Path) -> list[tuple[Path, str]]:
-    """Return the files meant by a path, a directory or a glob pattern, with their names below it."""
+def find_files(path: Path) -> list[tuple[Path, str]]:
+    """Return the files meant by a path, a directory or a glob pattern, with their names below it.
+
+    Raises:
+        SourceError: there is no such path, and it is no pattern.
+    """
     if path.is_dir():
         return [(entry, entry.name) for entry in path.iterdir() if _known_name(entry)]
     if path.exists():
@@ -293,6 +297,11 @@ def _expand(path: Path) -> list[tuple[Path, str]]:
     return [(entry, entry.relative_to(root).as_posix()) for entry in found if entry.is_file()]
 
 
-def _known_name(path: Path) -> bool:
+def format_by_name(path: Path) -> Literal["parquet", "jsonl", "csv"] | None:
+    """Return the format that a file's suffix names, the suffix of compression left out."""
     suffixes = [suffix for suffix in path.suffixes if suffix not in _COMPRESSED]
-    return path.is_file() and bool(suffixes) and suffixes[-1] in _FORMATS
+    return _FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def _known_name(path: Path) -> bool:
+    return path.is_file() and format_by_name(path) is not None

@@ -1,0 +1,1 @@
+"""Checking a log before it is used: what its columns mean, what it is like, which settings fit it."""
