@@ -18,6 +18,7 @@ from infra.exits import ExitCode, epilog, exit_code
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Replay the shipped log with the shipped model and print what it is worth."),
     "generate": ("generate", "Write a synthetic log with drifting tastes and known faults."),
+    "check": ("check", "Read a log of your own: what is in it, what is wrong, which settings fit."),
     "train": ("train", "Fit a model on a log and write its checkpoint."),
     "replay": ("replay", "Store a log, keep tokens fresh, write a slate per scored event."),
     "evaluate": ("evaluate", "Measure a model against baselines on a log, with intervals."),
