@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -134,6 +136,29 @@ def test_the_catalogue_knows_every_item_of_the_log_before_it_is_used(
         assert first_seen[item] <= ts
     assert items["text"].null_count == 0
     assert len(set(first_seen.values())) > 10
+
+
+def test_busy_users_have_long_histories_however_many_users_there_are(tmp_path: Path) -> None:
+    for users in (5_000, 50_000):
+        generate(tmp_path / "log.parquet", users=users, events=20 * users, seed=9)
+        drawn = pq.read_table(tmp_path / "log.parquet", columns=["user_id"])["user_id"]
+        lengths = np.sort(pc.value_counts(drawn).field("counts").to_numpy())
+        assert lengths[lengths >= 128].sum() > 0.2 * lengths.sum()
+        assert lengths[-1] > 50 * np.median(lengths)
+        assert len(lengths) > 0.8 * users
+
+
+def test_memory_does_not_grow_with_the_events(tmp_path: Path) -> None:
+    script = (
+        "import resource, sys; from pathlib import Path; from stream.generate import generate;"
+        "generate(Path(sys.argv[1]), users=1_000_000, events=int(sys.argv[2]));"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = [
+        int(subprocess.check_output([sys.executable, "-c", script, tmp_path / "a.parquet", events]))
+        for events in ("200000", "800000")
+    ]
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_progress_reaches_the_end(tmp_path: Path) -> None:
