@@ -220,7 +220,7 @@ def _on_lengths(seen: Evidence) -> Iterator[Advice]:
     if lengths.events and lengths.long_events < 0.05:
         yield Advice(
             "warning",
-            f"only {percent(lengths.long_events)} of the events are of users with {lengths.long} or"
+            f"{percent(lengths.long_events)} of the events are of users with {lengths.long} or"
             " more: tokens will hold little",
             "recents and counters serve such a log",
         )

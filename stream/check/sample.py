@@ -85,6 +85,8 @@ def take_sample(path: Path, config: FileConfig) -> Sample:
     lines = _first_lines(path)
     if not lines:
         raise SourceError(f"{path}: empty; there is nothing to check")
+    if b"\0" in lines[0]:
+        raise SourceError(f"{path}: not UTF-8 text (UTF-16, perhaps); convert it to UTF-8")
     if kind == "jsonl":
         return Sample(path, "jsonl", named, "", _json_columns(path, lines))
     delimiter = config.delimiter or _delimiter(path, lines[0])

@@ -159,7 +159,8 @@ class Tally:
         after = max(batch.next_offsets.values(), default=0)
         broken = [letter.off for letter in batch.dead if letter.reason == "malformed"]
         if after:
-            self._last = (str(path), after, broken[-1] if broken else -1)
+            alone = broken and (len(broken) == 1 or broken[-2] != broken[-1] - 1)
+            self._last = (str(path), after, broken[-1] if alone else -1)
         self.records += batch.records
         self.item_records += len(batch.items)
         self.blank += batch.records - len(rows) - len(batch.items) - len(batch.dead)

@@ -23,6 +23,7 @@ TimeForm = Literal["native", "numbers", "digits", "ISO 8601", "format", "unreada
 
 EARLIEST_S = 631_152_000  # 1990-01-01: no event log is older
 LATEST_S = 4_102_444_800  # 2100-01-01
+_FRACTION = re.compile(r"-?\d+\.\d+")
 _WHOLE = re.compile(r"-?\d{1,19}")
 _DATE_AS_NUMBER = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 # Formats that are not ISO 8601; of those that fit, the one whose times go back least often is taken.
@@ -76,6 +77,8 @@ def looks_like_times(column: Column) -> bool:
 
 def guess_time(column: Column) -> TimeGuess:
     """Return how the column writes times, from its first values."""
+    if not column.rows:
+        return TimeGuess(form="unreadable", evidence="no records")
     if column.type == "time":
         return TimeGuess(form="native", evidence="a time type of the file")
     if column.type in {"whole", "number"}:
@@ -108,6 +111,11 @@ def _of_texts(texts: Sequence[str]) -> TimeGuess:
     digits = [text for text in texts if _WHOLE.fullmatch(text)]
     if len(digits) > 0.5 * len(texts):
         return _unit_of([float(text) for text in digits], "digits")
+    if _share([bool(_FRACTION.fullmatch(text)) for text in texts]) > 0.5:
+        return TimeGuess(
+            form="unreadable",
+            problem=f"texts like {texts[0]!r} have a fraction; write whole numbers, or ISO 8601",
+        )
     known = _read_share(texts, "")
     if known > 0.5:
         return TimeGuess(form="ISO 8601", evidence=f"texts like {texts[0]!r}")

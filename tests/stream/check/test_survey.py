@@ -165,6 +165,7 @@ def test_damage_on_the_way_keeps_what_came_before(tmp_path: Path) -> None:
         ("a.json", '[{"user_id": "u"}]', "one object per line"),
         ("a.json", '[\n{"user_id": "u"}\n]', "one object per line"),
         ("a.jsonl", "hello\n", "is it JSON lines"),
+        ("a.csv", "u\0s\0e\0r\0\n", "convert it to UTF-8"),
     ],
 )
 def test_a_file_that_can_not_be_read_is_refused_in_one_line(

@@ -87,6 +87,8 @@ def test_a_file_whose_last_record_is_malformed_is_cut_off() -> None:
         found.add(batch([START], dead=1), Path(path))
         if not dead_last:
             found.add(batch([START], first=2), Path(path))
+    found.begin_file()
+    found.add(batch([START], dead=3), Path("all bad"))
     found.end()
     assert found.cut_files == ["cut"]
 

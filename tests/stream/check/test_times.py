@@ -86,8 +86,16 @@ def test_texts_in_no_known_form_are_a_problem() -> None:
     assert "log.ts_format" in guess_time(text("soon", "later")).problem
 
 
+def test_texts_with_a_fraction_are_a_problem() -> None:
+    assert "whole numbers" in guess_time(text("1700000000.5")).problem
+
+
+def test_without_records_there_is_nothing_to_guess() -> None:
+    assert not guess_time(Column("t", "whole", [], 0)).problem
+
+
 def test_a_time_type_of_the_file_needs_nothing() -> None:
-    assert guess_time(Column("t", "time", [], 0)).form == "native"
+    assert guess_time(Column("t", "time", [], 1)).form == "native"
 
 
 def test_a_number_is_shown_as_the_unit_would_have_it() -> None:
