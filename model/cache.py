@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.backbone import KeyValues, Meta, dtype_of
+from model.arena import PAGE_ROWS, Arena, row_numbers
+from model.backbone import KeyValues, dtype_of
 from model.config import ModelConfig
 from model.errors import ShapeError, StateError
 
 Ints: TypeAlias = NDArray[np.int64]
-_FIRST_CAPACITY = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,75 +84,60 @@ class SegmentJob:
 
 
 class KVCache:
-    """Keys and values of one user, extended in place by the engine.
+    """Keys and values of one user: pages of an arena, extended in place by the engine.
+
+    The pages go back to the arena when the cache is dropped.
 
     Args:
+        arena: Where the pages come from.
         config: Shapes and dtypes.
         groups: Visible token groups, oldest first; the newest ``window`` are kept.
+
+    Attributes:
+        length: Raw rows pushed since.
+        n_tokens: Token rows of the visible groups.
+        next_ordinal: One more than the newest ordinal in the cache; 0 if it holds nothing.
+        pages: Page numbers of the raw rows.
+        token_pages: Page numbers of the tokens.
 
     Raises:
         StateError: If a group does not fit the configuration.
     """
 
-    __slots__ = ("_kv", "_meta", "_token_age", "_token_kv", "_token_meta", "length")
+    __slots__ = ("_arena", "length", "n_tokens", "next_ordinal", "pages", "token_pages")
 
-    def __init__(self, config: ModelConfig, groups: Sequence[TokenBlock]) -> None:
+    def __init__(self, arena: Arena, config: ModelConfig, groups: Sequence[TokenBlock]) -> None:
+        self._arena = arena
+        self.pages: list[int] = []
+        self.token_pages: list[int] = []
         kept = newest_groups(config, groups)
-        dtype = dtype_of(config.compute_dtype)
-        self._token_kv = tokens_tensor(config, kept)
-        times = [(group.time_ms, group.ordinal, -1) for group in kept]
-        meta = np.array(times, np.int64).reshape(-1, 3).repeat(config.n_tokens, axis=0)
-        self._token_meta = torch.from_numpy(meta.T.copy())
-        age = np.arange(len(kept), 0, -1).repeat(config.n_tokens).astype(np.int64)
-        self._token_age = torch.from_numpy(age)
-        self._kv = torch.empty(config.n_layers, 2, 0, config.d_kv, dtype=dtype)
-        self._meta = torch.empty(3, 0, dtype=torch.int64)
         self.length = 0
+        self.n_tokens = len(kept) * config.n_tokens
+        self.next_ordinal = kept[-1].ordinal + 1 if kept else 0
+        if not kept:
+            return
+        self.token_pages = arena.take(-(-self.n_tokens // PAGE_ROWS))
+        rows = torch.from_numpy(row_numbers(self.token_pages, 0, self.n_tokens))
+        kv = tokens_tensor(config, kept)
+        for layer in range(config.n_layers):
+            arena.write(layer, rows, KeyValues(kv[layer, 0], kv[layer, 1]))
+        arena.write_meta(rows, tokens_meta(config, kept))
 
-    @property
-    def n_tokens(self) -> int:
-        """Token rows of the visible groups."""
-        return self._token_kv.shape[2]
+    def __del__(self) -> None:
+        """Give the pages back."""
+        self._arena.give([*self.pages, *self.token_pages])
 
     @property
     def nbytes(self) -> int:
-        """Memory of all arrays, capacity not yet used included."""
-        arrays = (self._kv, self._meta, self._token_kv, self._token_meta, self._token_age)
-        return sum(array.nbytes for array in arrays)
+        """Memory of the pages, rows not yet used included."""
+        return (len(self.pages) + len(self.token_pages)) * self._arena.page_nbytes
 
-    @property
-    def next_ordinal(self) -> int:
-        """One more than the newest ordinal in the cache; 0 if it holds nothing."""
-        if self.length:
-            return int(self._meta[1, self.length - 1]) + 1
-        return int(self._token_meta[1, -1]) + 1 if self.n_tokens else 0
-
-    def recents(self) -> tuple[Tensor, Tensor]:
-        """Keys and values [L, 2, r, d_kv] and metadata int64 [3, r] of the raw rows (views)."""
-        return self._kv[:, :, : self.length], self._meta[:, : self.length]
-
-    def tokens(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys and values [L, 2, T, d_kv], metadata int64 [3, T] and age int64 [T] (views)."""
-        return self._token_kv, self._token_meta, self._token_age
-
-    def append(self, kv: Tensor, meta: Tensor) -> None:
-        """Add rows: keys and values [L, 2, m, d_kv], metadata int64 [3, m]."""
-        end = self.length + meta.shape[1]
-        if end > self._meta.shape[1]:
-            self._grow(end)
-        self._kv[:, :, self.length : end] = kv
-        self._meta[:, self.length : end] = meta
-        self.length = end
-
-    def _grow(self, needed: int) -> None:
-        capacity = max(_FIRST_CAPACITY, self._meta.shape[1])
-        while capacity < needed:
-            capacity *= 2
-        kv, meta = self.recents()
-        self._kv = kv.new_zeros(*kv.shape[:2], capacity, kv.shape[3])
-        self._meta = meta.new_zeros(3, capacity)
-        self._kv[:, :, : self.length] = kv
-        self._meta[:, : self.length] = meta
+    def make_room(self, count: int) -> NDArray[np.int64]:
+        """Arena rows int64 [count] of the next raw rows; they count once ``length`` grows."""
+        missing = -(-(self.length + count) // PAGE_ROWS) - len(self.pages)
+        if missing > 0:
+            self.pages += self._arena.take(missing)
+        return row_numbers(self.pages, self.length, self.length + count)
 
 
 def newest_groups(config: ModelConfig, groups: Sequence[TokenBlock]) -> Sequence[TokenBlock]:
@@ -202,71 +187,9 @@ def tokens_tensor(config: ModelConfig, groups: Sequence[TokenBlock]) -> Tensor:
     return joined
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What B users can read before a call, padded.
-
-    Attributes:
-        kv: [L, 2, B, R, d_kv] of raw rows.
-        meta: int64 [3, B, R].
-        valid: bool [B, R].
-        token_kv: [L, 2, B, T, d_kv].
-        token_meta: int64 [3, B, T].
-        token_age: int64 [B, T], 0 for padding.
-    """
-
-    kv: Tensor
-    meta: Tensor
-    valid: Tensor
-    token_kv: Tensor
-    token_meta: Tensor
-    token_age: Tensor
-
-    @classmethod
-    def of(cls, caches: Sequence[KVCache]) -> Past:
-        """Join caches; a single one is not copied."""
-        if len(caches) == 1:
-            kv, meta = caches[0].recents()
-            token_kv, token_meta, age = caches[0].tokens()
-            valid = torch.ones(1, meta.shape[1], dtype=torch.bool)
-            return cls(
-                kv[:, :, None],
-                meta[:, None],
-                valid,
-                token_kv[:, :, None],
-                token_meta[:, None],
-                age[None],
-            )
-        recents = [cache.recents() for cache in caches]
-        tokens = [cache.tokens() for cache in caches]
-        lengths = torch.tensor([[cache.length] for cache in caches])
-        valid = torch.arange(int(lengths.max())) < lengths
-        ages = [age[None, :, None] for _, _, age in tokens]
-        return cls(
-            _padded([kv for kv, _ in recents]),
-            _padded([meta[:, :, None] for _, meta in recents]).squeeze(-1),
-            valid,
-            _padded([kv for kv, _, _ in tokens]),
-            _padded([meta[:, :, None] for _, meta, _ in tokens]).squeeze(-1),
-            _padded(ages).squeeze(0).squeeze(-1),
-        )
-
-    def token_keys(self, layer: int) -> KeyValues:
-        """Keys and values of the tokens in one layer."""
-        return KeyValues(self.token_kv[layer, 0], self.token_kv[layer, 1])
-
-    @property
-    def tokens(self) -> Meta:
-        """Metadata of the tokens."""
-        return Meta(*self.token_meta)
-
-
-def _padded(parts: list[Tensor]) -> Tensor:
-    """Join [..., n_i, d] into zero padded [..., B, max n, d]."""
-    longest = max(part.shape[-2] for part in parts)
-    first = parts[0]
-    shape = (*first.shape[:-2], len(parts), longest, first.shape[-1])
-    joined = first.new_zeros(shape)
-    for index, part in enumerate(parts):
-        joined[..., index, : part.shape[-2], :] = part
-    return joined
+def tokens_meta(config: ModelConfig, groups: Sequence[TokenBlock]) -> Tensor:
+    """Time, ordinal, position and age of the tokens of some groups, int64 [4, len(groups) * K]."""
+    ages = range(len(groups), 0, -1)
+    rows = [(g.time_ms, g.ordinal, -1, age) for g, age in zip(groups, ages, strict=True)]
+    meta = np.array(rows, np.int64).reshape(-1, 4).repeat(config.n_tokens, axis=0)
+    return torch.from_numpy(meta.T.copy())

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.arena import AGE
 from model.backbone import KeyValues, Meta, Projected, Scene
-from model.cache import KVCache, Past, Rows, SegmentJob, TokenBlock
+from model.cache import Rows, SegmentJob, TokenBlock, newest_groups, tokens_meta, tokens_tensor
 from model.config import ModelConfig
 from model.errors import ShapeError, StateError
 from model.segments import ITEM, TOKEN
@@ -56,19 +57,20 @@ def _check(config: ModelConfig, job: SegmentJob) -> None:
 def _compress(model: TokenModel, vectors: Tensor, job: SegmentJob) -> TokenBlock:
     config, n_items = model.config, len(job.rows)
     n_slots = n_items + config.n_tokens
-    groups = job.groups if job.segment else []
-    past = Past.of([KVCache(config, groups)])
+    groups = newest_groups(config, job.groups if job.segment else [])
+    token_kv, token_meta = tokens_tensor(config, groups), tokens_meta(config, groups)[:, None]
     kept: list[Tensor] = []
 
     def keys(layer: int, projected: Projected) -> tuple[KeyValues, KeyValues]:
         k, v = projected.k[None], projected.v[None]
         kept.append(torch.cat([k[:, n_items:], v[:, n_items:]]))
-        return KeyValues(k, v), past.token_keys(layer)
+        return KeyValues(k, v), KeyValues(token_kv[layer, 0][None], token_kv[layer, 1][None])
 
     slots, rows = _slots(config, job.rows)
     causal = torch.ones(1, n_slots, n_slots, dtype=torch.bool).tril()
-    token_mask = (past.token_age > 0).unsqueeze(1)
-    scene = Scene(rows, rows, causal, past.tokens, past.token_age, token_mask)
+    token_age = token_meta[AGE]
+    token_mask = (token_age > 0).unsqueeze(1)
+    scene = Scene(rows, rows, causal, Meta(*token_meta[:AGE]), token_age, token_mask)
     part = Part(0, (1, n_slots), model.backbone.prepare(scene), keys)
     hidden = run_layers(model.backbone, model.embed(slots, vectors), [part])[n_items:]
     stored = _stored(config, job, torch.stack(kept))

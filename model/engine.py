@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.arena import Arena
 from model.cache import Ints, KVCache, Rows, SegmentJob, TokenBlock, check_rows
 from model.checkpoint import load_checkpoint, load_state
 from model.compress import compress
@@ -44,6 +45,7 @@ class Engine:
         trained_through_ms: Newest event time that anything was fitted on.
         readout: The read-out.
         vocabulary: External ids of the known items.
+        arena: The memory of all caches this engine made.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Engine:
         self.vocabulary = model.vocabulary.item_ids
         self._types = {name: index + 1 for index, name in enumerate(self.config.event_types)}
         with torch.inference_mode():
+            self.arena = Arena(model.config)
             self._vectors = model.items.vectors()
 
     @classmethod
@@ -168,7 +171,7 @@ class Engine:
         Raises:
             StateError: If a group does not fit this model.
         """
-        return KVCache(self.config, groups)
+        return KVCache(self.arena, self.config, groups)
 
     @torch.inference_mode()
     def extend(self, caches: Sequence[KVCache], rows: Sequence[Rows]) -> list[Tensor]:
@@ -188,7 +191,7 @@ class Engine:
         if len(caches) != len(rows) or len({id(cache) for cache in caches}) != len(caches):
             raise ShapeError("extend: pass one list of rows per cache and each cache once")
         check_rows(rows, len(self._vectors))
-        return extend(self._model, self._vectors, caches, rows)
+        return extend(self._model, self._vectors, self.arena, caches, rows)
 
     @torch.inference_mode()
     def request(self, caches: Sequence[KVCache], times_ms: Ints) -> Tensor:
@@ -199,4 +202,4 @@ class Engine:
         """
         if len(times_ms) != len(caches):
             raise ShapeError(f"request: {len(times_ms)} times for {len(caches)} caches")
-        return request(self._model, self._vectors, caches, times_ms)
+        return request(self._model, self._vectors, self.arena, caches, times_ms)

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.arena import AGE, ORDINAL, PAGE_ROWS, POSITION, TIME, Arena, page_table
 from model.backbone import KeyValues, Meta, Projected, Scene
-from model.cache import Ints, KVCache, Past, Rows
+from model.cache import Ints, KVCache, Rows
 from model.segments import ITEM, REQUEST
 from model.tokens import Part, SlotRows, TokenModel, run_layers
 
+_MAX_KEYS = 1 << 13
+"""Keys gathered for one pass: the copies of one layer stay in the processor's cache."""
 _MAX_PAIRS = 1 << 18
 """Query-key pairs of one padded pass; larger batches are cut into several."""
 
 
 def extend(
-    model: TokenModel, vectors: Tensor, caches: Sequence[KVCache], rows: Sequence[Rows]
+    model: TokenModel,
+    vectors: Tensor,
+    arena: Arena,
+    caches: Sequence[KVCache],
+    rows: Sequence[Rows],
 ) -> list[Tensor]:
     """Push m_i >= 0 new rows per user and add their keys and values to the caches.
 
     Args:
         model: The model, in evaluation mode.
         vectors: [1 + V + n_buckets, d] item vectors.
+        arena: The memory of the caches.
         caches: One cache per user, no cache twice.
         rows: New rows per user.
 
@@ -33,22 +42,24 @@ def extend(
     """
     out = [vectors.new_zeros(0, model.config.d_model) for _ in caches]
     for chunk in _chunks(caches, rows):
-        hidden = _extend(model, vectors, [caches[i] for i in chunk], [rows[i] for i in chunk])
+        hidden = _extend(
+            model, vectors, arena, [caches[i] for i in chunk], [rows[i] for i in chunk]
+        )
         for index, user in enumerate(chunk):
             out[user] = hidden[index, : len(rows[user])]
     return out
 
 
 def request(
-    model: TokenModel, vectors: Tensor, caches: Sequence[KVCache], times_ms: Ints
+    model: TokenModel, vectors: Tensor, arena: Arena, caches: Sequence[KVCache], times_ms: Ints
 ) -> Tensor:
     """One request row per user at the given times, [B, d]; the caches stay as they are."""
     out = vectors.new_zeros(len(caches), model.config.d_model)
     width = max((cache.length + cache.n_tokens for cache in caches), default=0) + 1
-    step = max(1, _MAX_PAIRS // width)
+    step = max(1, _MAX_KEYS // width)
     for start in range(0, len(caches), step):
         part = slice(start, start + step)
-        out[part] = _request(model, vectors, caches[part], times_ms[part])
+        out[part] = _request(model, vectors, arena, caches[part], times_ms[part])
     return out
 
 
@@ -60,96 +71,114 @@ def _chunks(caches: Sequence[KVCache], rows: Sequence[Rows]) -> Iterator[list[in
     width = 0
     for user in users:
         new, cache = len(rows[user]), caches[user]
-        keys = max(width, cache.length + cache.n_tokens + new)
-        if chunk and (len(chunk) + 1) * new * keys > _MAX_PAIRS:
+        own = cache.length + cache.n_tokens + new
+        keys = (len(chunk) + 1) * max(width, own)
+        if chunk and (keys > _MAX_KEYS or new * keys > _MAX_PAIRS):
             yield chunk
-            chunk, keys = [], cache.length + cache.n_tokens + new
+            chunk, width = [], 0
         chunk.append(user)
-        width = keys
+        width = max(width, own)
     if chunk:
         yield chunk
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What B users can read: pages of raw rows [B, P] and of tokens [B, P2], and how many rows count, [B, 1]."""
+
+    arena: Arena
+    pages: Tensor
+    token_pages: Tensor
+    token_meta: Tensor
+    n_tokens: Tensor
+
+    @classmethod
+    def of(cls, arena: Arena, caches: Sequence[KVCache], n_own: int) -> _Held:
+        """The pages of some caches, wide enough for ``n_own`` raw rows."""
+        n_tokens = [cache.n_tokens for cache in caches]
+        token_pages = page_table([cache.token_pages for cache in caches], max(n_tokens))
+        return cls(
+            arena,
+            page_table([cache.pages for cache in caches], n_own),
+            token_pages,
+            arena.read_meta(token_pages),
+            torch.tensor(n_tokens)[:, None],
+        )
+
+    def keys(self, layer: int) -> tuple[KeyValues, KeyValues]:
+        """Keys and values of one layer: raw rows and tokens."""
+        return self.arena.read(layer, self.pages), self.arena.read(layer, self.token_pages)
+
+    def scene(self, query: Meta, own_mask: Tensor) -> Scene:
+        """Metadata and masks for query rows that read raw rows by a mask and every token."""
+        own = self.arena.read_meta(self.pages)
+        n_slots = self.token_meta.shape[2]
+        age = self.token_meta[AGE] * (torch.arange(n_slots) < self.n_tokens)
+        token_mask = (age > 0).unsqueeze(1)
+        return Scene(query, Meta(*own[:AGE]), own_mask, Meta(*self.token_meta[:AGE]), age, token_mask)
+
+
 def _extend(
-    model: TokenModel, vectors: Tensor, caches: Sequence[KVCache], rows: Sequence[Rows]
+    model: TokenModel,
+    vectors: Tensor,
+    arena: Arena,
+    caches: Sequence[KVCache],
+    rows: Sequence[Rows],
 ) -> Tensor:
-    """One padded pass; returns [B, M, d]."""
-    past = Past.of(caches)
-    lengths = np.array([len(part) for part in rows])
-    shape = (len(caches), int(lengths.max()))
-    fresh = np.arange(shape[1]) < lengths[:, None]
-    values = np.zeros((5, *shape), np.int64)
-    for index, name in enumerate(("time_ms", "ordinal", "item_row", "type_row")):
+    """One padded pass; returns [B, M, d]. New rows are written first, then read with the old ones."""
+    lengths = np.array([[cache.length] for cache in caches])
+    counts = np.array([len(part) for part in rows])
+    shape = (len(caches), int(counts.max()))
+    fresh = np.arange(shape[1]) < counts[:, None]
+    into = torch.from_numpy(
+        np.concatenate([c.make_room(len(r)) for c, r in zip(caches, rows, strict=True)])
+    )
+    values = np.zeros((6, *shape), np.int64)
+    values[POSITION] = lengths + np.arange(shape[1])
+    for index, name in ((TIME, "time_ms"), (ORDINAL, "ordinal"), (4, "item_row"), (5, "type_row")):
         values[index][fresh] = np.concatenate([getattr(part, name) for part in rows])
-    values[4] = np.array([[cache.length] for cache in caches]) + np.arange(shape[1])
-    time_ms, ordinal, item_row, type_row, position = torch.from_numpy(values)
-    query = Meta(time_ms, ordinal, position)
-    kept: list[Tensor] = []
+    arena.write_meta(into, torch.from_numpy(values[:4][:, fresh]))
+    table, kept = torch.from_numpy(values), torch.from_numpy(np.flatnonzero(fresh))
+    held = _Held.of(arena, caches, int((lengths[:, 0] + counts).max()))
 
     def keys(layer: int, projected: Projected) -> tuple[KeyValues, KeyValues]:
-        new = torch.stack([projected.k, projected.v]).view(2, *shape, -1)
-        kept.append(new)
-        own = torch.cat([past.kv[layer], new], dim=2)
-        return KeyValues(own[0], own[1]), past.token_keys(layer)
+        new = (values.index_select(0, kept) for values in (projected.k, projected.v))
+        arena.write(layer, into, KeyValues(*new))
+        return held.keys(layer)
 
+    item = torch.full((shape[0] * shape[1],), ITEM)
     slots = SlotRows(
-        torch.full((time_ms.numel(),), ITEM),
-        torch.zeros(time_ms.numel(), dtype=torch.int64),
-        item_row.flatten(),
-        type_row.flatten(),
-        position.flatten(),
+        item, torch.zeros_like(item), table[4].flatten(), table[5].flatten(), table[POSITION].flatten()
     )
-    part = Part(0, shape, model.backbone.prepare(_scene(past, query, fresh)), keys)
-    hidden = run_layers(model.backbone, model.embed(slots, vectors), [part]).view(*shape, -1)
-    kv, meta = torch.stack(kept), torch.stack([time_ms, ordinal, position])
-    for index, cache in enumerate(caches):
-        new = int(lengths[index])
-        cache.append(kv[:, :, index, :new], meta[:, index, :new])
-    return hidden
-
-
-def _scene(past: Past, query: Meta, fresh: np.ndarray) -> Scene:
-    """New rows read all of the past and the new rows up to themselves."""
-    own = Meta(
-        *(
-            torch.cat([before, new], dim=1)
-            for before, new in zip(
-                past.meta, (query.time_ms, query.ordinal, query.position), strict=True
-            )
-        )
-    )
-    n_new = fresh.shape[1]
-    causal = torch.ones(n_new, n_new, dtype=torch.bool).tril()
-    among = torch.from_numpy(fresh)[:, None, :] & causal
-    before = past.valid[:, None, :].expand(-1, n_new, -1)
-    own_mask = torch.cat([before, among], dim=2)
-    token_mask = (past.token_age > 0).unsqueeze(1)
-    return Scene(query, own, own_mask, past.tokens, past.token_age, token_mask)
+    readable = torch.arange(held.pages.shape[1] * PAGE_ROWS) <= table[POSITION].unsqueeze(2)
+    scene = held.scene(Meta(table[TIME], table[ORDINAL], table[POSITION]), readable)
+    part = Part(0, shape, model.backbone.prepare(scene), keys)
+    hidden = run_layers(model.backbone, model.embed(slots, vectors), [part])
+    for cache, part_rows in zip(caches, rows, strict=True):
+        cache.length += len(part_rows)
+        cache.next_ordinal = int(part_rows.ordinal[-1]) + 1
+    return hidden.view(*shape, -1)
 
 
 def _request(
-    model: TokenModel, vectors: Tensor, caches: Sequence[KVCache], times_ms: Ints
+    model: TokenModel, vectors: Tensor, arena: Arena, caches: Sequence[KVCache], times_ms: Ints
 ) -> Tensor:
-    past = Past.of(caches)
+    """One pass of request rows, [B, d]."""
     n = len(caches)
-    time_ms = torch.from_numpy(np.asarray(times_ms, np.int64).reshape(n, 1))
-    ordinal = torch.tensor([[cache.next_ordinal] for cache in caches])
     position = torch.tensor([[cache.length] for cache in caches])
+    query = Meta(
+        torch.from_numpy(np.asarray(times_ms, np.int64).reshape(n, 1)),
+        torch.tensor([[cache.next_ordinal] for cache in caches]),
+        position,
+    )
+    held = _Held.of(arena, caches, int(position.max()))
+    readable = torch.arange(held.pages.shape[1] * PAGE_ROWS) < position.unsqueeze(2)
 
     def keys(layer: int, projected: Projected) -> tuple[KeyValues, KeyValues]:
         del projected
-        return KeyValues(past.kv[layer, 0], past.kv[layer, 1]), past.token_keys(layer)
+        return held.keys(layer)
 
-    token_mask = (past.token_age > 0).unsqueeze(1)
-    scene = Scene(
-        Meta(time_ms, ordinal, position),
-        Meta(*past.meta),
-        past.valid[:, None, :],
-        past.tokens,
-        past.token_age,
-        token_mask,
-    )
     none = torch.zeros(n, dtype=torch.int64)
     slots = SlotRows(torch.full((n,), REQUEST), none, none, none, position.flatten())
-    part = Part(0, (n, 1), model.backbone.prepare(scene), keys)
+    part = Part(0, (n, 1), model.backbone.prepare(held.scene(query, readable)), keys)
     return run_layers(model.backbone, model.embed(slots, vectors), [part])

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from model.backbone import KeyValues, Meta, Scene
 from model.config import ModelConfig
+from model.arena import page_table
 from model.engine import Engine, KVCache, Rows, SegmentJob, TokenBlock
 from model.items import Vocabulary
 from model.segments import ITEM, REQUEST, TOKEN, UserSlots
@@ -122,6 +123,13 @@ def compress_all(engine: Engine, slots: UserSlots) -> list[TokenBlock]:
         blocks += engine.compress([job])
         first += length
     return blocks
+
+
+def keys_held(engine: Engine, cache: KVCache) -> Tensor:
+    """A copy of the keys and values of the raw rows, [L, 2, r, d_kv]."""
+    pages = page_table([cache.pages], cache.length)
+    layers = [engine.arena.read(layer, pages) for layer in range(engine.config.n_layers)]
+    return torch.stack([torch.cat([kv.k, kv.v]) for kv in layers])[:, :, : cache.length]
 
 
 def serve(

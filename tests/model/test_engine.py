@@ -15,6 +15,7 @@ from tests.model.support import (
     START_MS,
     Shape,
     compress_all,
+    keys_held,
     rows_of,
     serve,
     tiny_config,
@@ -40,17 +41,17 @@ def test_a_request_leaves_no_trace(engine: Engine) -> None:
     caches = [engine.new_cache(compress_all(engine, slots)) for _ in range(2)]
     for cache in caches:
         engine.extend([cache], [rows_of(slots, 12, 15)])
-    before = (caches[0].length, caches[0].nbytes, caches[0].recents()[0].clone())
+    before = (caches[0].length, caches[0].nbytes, keys_held(engine, caches[0]))
     first = engine.request(caches[:1], LATER)
     assert (caches[0].length, caches[0].nbytes) == before[:2]
-    assert torch.equal(caches[0].recents()[0], before[2])
+    assert torch.equal(keys_held(engine, caches[0]), before[2])
     assert torch.equal(engine.request(caches[:1], LATER), first)
     asked, not_asked = (engine.extend([cache], [rows_of(slots, 15, 18)])[0] for cache in caches)
     assert torch.equal(asked, not_asked)
 
 
 def test_a_request_depends_on_its_time(engine: Engine) -> None:
-    slots = user([6], 3)
+    slots = user([6, 6], 3)  # a softmax over the tokens of one time would not see it
     cache = engine.new_cache(compress_all(engine, slots))
     soon, late = engine.request([cache, cache], np.array([START_MS + 10**10, START_MS + 10**11]))
     assert not torch.equal(soon, late)
@@ -60,10 +61,10 @@ def test_no_new_rows_change_nothing(engine: Engine) -> None:
     slots = user([6], 4)
     cache = engine.new_cache(compress_all(engine, slots))
     engine.extend([cache], [rows_of(slots, 6, 8)])
-    before = cache.recents()[0].clone()
+    before = keys_held(engine, cache)
     (hidden,) = engine.extend([cache], [rows_of(slots, 8, 8)])
     assert hidden.shape == (0, engine.config.d_model)
-    assert torch.equal(cache.recents()[0], before)
+    assert torch.equal(keys_held(engine, cache), before)
 
 
 def test_only_the_newest_window_of_groups_is_read() -> None:
@@ -108,7 +109,7 @@ def test_an_empty_batch_is_answered(engine: Engine) -> None:
     assert engine.request([], np.zeros(0, np.int64)).shape == (0, engine.config.d_model)
 
 
-def test_memory_grows_by_doubling_and_counts_itself(engine: Engine) -> None:
+def test_memory_grows_by_pages_and_counts_itself(engine: Engine) -> None:
     slots = user([], 40)
     cache = engine.new_cache([])
     sizes = []
@@ -116,10 +117,36 @@ def test_memory_grows_by_doubling_and_counts_itself(engine: Engine) -> None:
         engine.extend([cache], [rows_of(slots, first, first + 1)])
         sizes.append(cache.nbytes)
     assert cache.length == 40
-    assert len(set(sizes)) == 3
     config = engine.config
-    row = 2 * config.n_layers * config.d_kv * 4 + 3 * 8
-    assert sizes[-1] == 64 * row
+    row = 2 * config.n_layers * config.d_kv * 4 + 4 * 8
+    assert sorted(set(sizes)) == [16 * row, 32 * row, 48 * row]
+    assert engine.arena.used_nbytes == cache.nbytes
+
+
+def test_a_dropped_cache_gives_its_pages_to_the_next_user(engine: Engine) -> None:
+    slots = user([6, 6], 20)
+    blocks = compress_all(engine, slots)
+    fresh = engine.new_cache(blocks)
+    (expected,) = engine.extend([fresh], [rows_of(slots, 12, 32)])
+    used, pages = engine.arena.used_nbytes, engine.arena.n_pages
+    del fresh
+    assert engine.arena.used_nbytes == 0
+    for _ in range(5):
+        again = engine.new_cache(blocks)
+        assert torch.equal(engine.extend([again], [rows_of(slots, 12, 32)])[0], expected)
+        assert (engine.arena.used_nbytes, engine.arena.n_pages) == (used, pages)
+
+
+def test_a_growing_arena_keeps_what_it_holds(engine: Engine) -> None:
+    slots = user([6], 10)
+    blocks = compress_all(engine, slots)
+    caches = [engine.new_cache(blocks) for _ in range(2)]
+    engine.extend(caches, [rows_of(slots, 6, 10)] * 2)
+    before = keys_held(engine, caches[0])
+    engine.arena.reserve(4 * engine.arena.n_pages * engine.arena.page_nbytes)
+    assert torch.equal(keys_held(engine, caches[0]), before)
+    asked = engine.request(caches, np.repeat(LATER, 2))
+    torch.testing.assert_close(asked[0], asked[1])
 
 
 def test_a_group_records_what_it_covers(engine: Engine) -> None:
