@@ -115,7 +115,9 @@ class _Held:
         n_slots = self.token_meta.shape[2]
         age = self.token_meta[AGE] * (torch.arange(n_slots) < self.n_tokens)
         token_mask = (age > 0).unsqueeze(1)
-        return Scene(query, Meta(*own[:AGE]), own_mask, Meta(*self.token_meta[:AGE]), age, token_mask)
+        return Scene(
+            query, Meta(*own[:AGE]), own_mask, Meta(*self.token_meta[:AGE]), age, token_mask
+        )
 
 
 def _extend(
@@ -148,7 +150,11 @@ def _extend(
 
     item = torch.full((shape[0] * shape[1],), ITEM)
     slots = SlotRows(
-        item, torch.zeros_like(item), table[4].flatten(), table[5].flatten(), table[POSITION].flatten()
+        item,
+        torch.zeros_like(item),
+        table[4].flatten(),
+        table[5].flatten(),
+        table[POSITION].flatten(),
     )
     readable = torch.arange(held.pages.shape[1] * PAGE_ROWS) <= table[POSITION].unsqueeze(2)
     scene = held.scene(Meta(table[TIME], table[ORDINAL], table[POSITION]), readable)

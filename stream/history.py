@@ -9,11 +9,8 @@ import numpy as np
 
 from model.engine import Rows
 from storage.records import HistoryKey
-from stream.state import HistoryRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pyarrow as pa
     from numpy.typing import NDArray
 
@@ -21,44 +18,6 @@ if TYPE_CHECKING:
 
 
 _KEY_COLUMNS = HistoryKey._fields
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRow:
-    """One stored row on its way through the scorer, whether it enters the history or not."""
-
-    user_idx: int
-    topic: str
-    part: int
-    off: int
-    event_id: str | None
-    in_history: bool
-    scores: bool
-    history: HistoryRow
-
-
-def table_rows(table: pa.Table) -> list[StoredRow]:
-    """Rows of a stored batch one by one, in its order."""
-    return [
-        StoredRow(
-            user_idx=row["user_idx"],
-            topic=row["topic"],
-            part=row["part"],
-            off=row["off"],
-            event_id=row["event_id"],
-            in_history=row["in_history"],
-            scores=row["scores"],
-            history=HistoryRow(
-                key=HistoryKey(*(row[name] for name in _KEY_COLUMNS)),
-                item_idx=row["item_idx"],
-                event_type=row["event_type"],
-                ts_ms=row["ts_ms"],
-                weight=row["weight"],
-                session_id=row["session_id"],
-            ),
-        )
-        for row in table.to_pylist()
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +35,6 @@ class UserRows:
     weight: NDArray[np.float64]
     session_id: list[str | None]
     keys: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, rows: Sequence[HistoryRow], *, first: int) -> UserRows:
-        """Rows given one by one, the first of which has ordinal `first`."""
-        return cls(
-            first,
-            np.array([r.item_idx for r in rows], dtype=np.int64),
-            [r.event_type for r in rows],
-            np.array([r.ts_ms for r in rows], dtype=np.int64),
-            np.array([r.key.h_ts_ms for r in rows], dtype=np.int64),
-            np.array([r.weight for r in rows], dtype=np.float64),
-            [r.session_id for r in rows],
-            np.array([r.key for r in rows], dtype=np.int64).reshape(-1, len(_KEY_COLUMNS)),
-        )
 
     def __len__(self) -> int:
         return len(self.item_idx)
@@ -134,17 +79,6 @@ class UserRows:
         """History key of row i."""
         h_ts, h_seq, h_part, h_off, displaced, off = self.keys[i].tolist()
         return HistoryKey(h_ts, h_seq, h_part, h_off, bool(displaced), off)
-
-    def row(self, i: int) -> HistoryRow:
-        """Row i as one record."""
-        return HistoryRow(
-            key=self.key(i),
-            item_idx=int(self.item_idx[i]),
-            event_type=self.event_type[i],
-            ts_ms=int(self.ts[i]),
-            weight=float(self.weight[i]),
-            session_id=self.session_id[i],
-        )
 
     def visit_start(self, end: int, gap_ms: int) -> int:
         """Index at which the visit that ends with row `end - 1` starts."""

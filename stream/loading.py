@@ -11,13 +11,15 @@ from model.engine import TokenBlock
 from model.features import DECAY_DAYS
 from storage import counters as counter_store
 from storage import interactions, tokens, visibility
+from stream.counters import Counters, terms
 from stream.history import EMPTY, UserRows, model_rows, rows_by_user
-from stream.state import Counters, UserState, Visit
+from stream.state import UserState, Visit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from model.engine import Engine
     from storage.database import Database, Snapshot
@@ -80,6 +82,7 @@ class StateLoader:
         self._shared = shared
         self._rule = rule
         self._gap_ms = visit_gap_ms
+        self._ref_ms: int | None = None
 
     def load(self, requests: Sequence[LoadRequest]) -> list[UserState]:
         """States in the order of the requests; users may repeat, each time as of another offset."""
@@ -88,6 +91,12 @@ class StateLoader:
             states = self._load([requests[place] for place in places])
             found |= zip(places, states, strict=True)
         return [found[place] for place in range(len(requests))]
+
+    def ref_ms(self) -> int:
+        """Reference time of all counters; fixed by a database's first append."""
+        if self._ref_ms is None:
+            self._ref_ms = counter_store.counter_ref_ms(self._db)
+        return self._ref_ms or 0
 
     def _rounds(self, requests: Sequence[LoadRequest]) -> list[list[int]]:
         """Places of the requests one read can serve: none has a user as of two sets of visible groups."""
@@ -201,7 +210,7 @@ class StateLoader:
             if len(rows[u])
         }
         table = counter_store.load_counters(snapshot, list(users), as_of=as_of, before=before)
-        return _counters_by_user(table, counter_store.counter_ref_ms(snapshot) or 0)
+        return _counters_by_user(table)
 
     def _build(self, request: LoadRequest, read: _Read) -> tuple[UserState, UserRows]:
         user = request.user_idx
@@ -215,9 +224,7 @@ class StateLoader:
             counters = self._count(rows.slice(0, start))
         first = groups[-1].last_ordinal + 1 if groups else 0
         recents, left_out = self._window(rows, first, request.mode)
-        visit = Visit()
-        for i in range(start, len(rows)):
-            visit.add(rows.row(i))
+        visit = _visit(rows, start)
         previous = rows.visit_start(start, self._gap_ms)
         blocks = self._blocks(request, read)
         state = UserState(
@@ -225,7 +232,7 @@ class StateLoader:
             cache=self._engine.new_cache(blocks),
             counters=counters,
             visit=visit,
-            last_visit=frozenset(rows.item_idx[previous:start].tolist()),
+            last_visit=_distinct(rows.item_idx[previous:start]),
             last_key=rows.key(len(rows) - 1) if len(rows) else None,
             n_history=rows.first + len(rows),
             first_recent=recents.first,
@@ -263,8 +270,8 @@ class StateLoader:
         ]
 
     def _count(self, rows: UserRows) -> Counters:
-        counters = Counters(counter_store.counter_ref_ms(self._db) or 0)
-        counters.add_many(rows.item_idx, rows.ts, rows.weight)
+        counters = Counters()
+        counters.add(rows.item_idx, terms(rows.ts, rows.weight, self.ref_ms()))
         return counters
 
 
@@ -284,7 +291,7 @@ def token_block(group: GroupRow, kv_of: GroupRow | None = None) -> TokenBlock:
     )
 
 
-def _counters_by_user(table: pa.Table, ref_ms: int) -> dict[int, Counters]:
+def _counters_by_user(table: pa.Table) -> dict[int, Counters]:
     users = table["user_idx"].to_numpy()
     item_idx = table["item_idx"].to_numpy()
     names = ["n", *(f"s{int(days)}" for days in DECAY_DAYS)]
@@ -293,6 +300,20 @@ def _counters_by_user(table: pa.Table, ref_ms: int) -> dict[int, Counters]:
         return {}
     starts = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]])).tolist()
     return {
-        int(users[start]): Counters(ref_ms, item_idx[start:stop], sums[start:stop])
+        int(users[start]): Counters(item_idx[start:stop].copy(), sums[start:stop].copy())
         for start, stop in zip(starts, [*starts[1:], len(users)], strict=True)
     }
+
+
+def _visit(rows: UserRows, start: int) -> Visit:
+    """The visit that the rows from `start` on make up."""
+    visit = Visit()
+    if start < len(rows):
+        visit.add(*(column[start:].tolist() for column in (rows.item_idx, rows.ts, rows.weight)))
+        visit.ends_with(int(rows.h_ts[-1]), rows.session_id[-1])
+    return visit
+
+
+def _distinct(items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each item once, in order of first sight."""
+    return np.array(list(dict.fromkeys(items.tolist())), np.int64)

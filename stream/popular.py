@@ -8,9 +8,9 @@ import numpy as np
 
 from model.features import POPULARITY_DAYS, log_popularity
 from storage import interactions
-from stream.history import table_rows
 from stream.rank import top_items
 from stream.slates import Cause, Coverage, Slate, recommendation_id, request_id
+from stream.stored import StoredRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,20 +42,12 @@ class PopularScorer:
 
     def score_rows(self, table: pa.Table) -> list[Slate]:
         """Slates for the scored rows of a stored batch, in its order."""
-        slates = []
-        for row in table_rows(table):
-            if row.scores:
-                cause = Cause(
-                    topic=row.topic,
-                    partition=row.part,
-                    offset=row.off,
-                    event_id=row.event_id,
-                    ts=row.history.ts_ms,
-                )
-                slates.append(
-                    self._slate(row.user_idx, row.history.ts_ms, cause, row.off + 1, None)
-                )
-        return slates
+        rows = StoredRows.of(table)
+        scored = np.flatnonzero(rows.scores)
+        return [
+            self._slate(user, cause.ts, cause, cause.offset + 1, None)
+            for user, cause in zip(rows.user_idx[scored].tolist(), rows.causes(scored), strict=True)
+        ]
 
     def slate(self, request: StateRequest, *, top_k: int | None = None) -> Slate:
         """One slate for a request."""
@@ -71,13 +63,11 @@ class PopularScorer:
             seen = np.asarray(
                 interactions.seen_items(self._db, [user], bounds)["item_idx"].to_numpy()
             )
-        items = top_items(
-            log_popularity(self._shared.now().popularity[_MONTH]),
-            self._shared.allowed(self._config.deny),
-            seen,
-            self._ids.all_item_ids,
-            top_k or self._config.top_k,
-        )
+        scores = log_popularity(self._shared.now().popularity[_MONTH])
+        scores[~self._shared.allowed(self._config.deny)] = -np.inf
+        if seen is not None:
+            scores[seen[seen < len(scores)]] = -np.inf
+        (items,) = top_items(scores[None], self._ids.all_item_ids, top_k or self._config.top_k)
         return Slate(
             id=recommendation_id(cause.topic, cause.partition, cause.offset)
             if cause

@@ -1,0 +1,341 @@
+"""Moves user states over stored rows, many users at once, and reads them where a row is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from model.engine import Rows
+from stream.counters import terms
+from stream.facts import sparse_features
+from stream.loading import LoadRequest, StateLoader
+from stream.readings import Readings, state_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from model.engine import Engine
+    from storage.records import HistoryKey
+    from stream.cache import StateCache
+    from stream.facts import Facts
+    from stream.shared import Shared
+    from stream.state import UserState
+    from stream.stored import StoredRows
+
+    Ints = NDArray[np.int64]
+
+ReadOutChoice: TypeAlias = Literal["visit", "line", "auto"]
+"""Which read-out answers: "auto" asks the newest row inside a visit, else a request row."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Rows of a chunk by user, in log order per user, [n] per array; `row` is the place in the batch.
+
+    `follows` rows simply continue their user's row before, `same_visit` rows its visit; `stop` is where the stretch that
+    starts at a row ends.
+    """
+
+    rows: StoredRows
+    row: Ints
+    item_idx: Ints
+    types: Ints
+    h_ts: Ints
+    starts: Ints
+    in_history: NDArray[np.bool_]
+    same_visit: NDArray[np.bool_]
+    stop: Ints
+
+    @classmethod
+    def of(cls, rows: StoredRows, start: int, stop: int, types: Ints, gap_ms: int) -> _Order:
+        row = start + np.argsort(rows.user_idx[start:stop], kind="stable")
+        users, keys, in_history = rows.user_idx[row], rows.keys[row], rows.in_history[row]
+        new_user = np.ones(len(row), dtype=bool)
+        new_user[1:] = users[1:] != users[:-1]
+        follows = ~new_user
+        follows[1:] &= _ascending(keys)
+        same_visit = ~new_user
+        same_visit[1:] &= _continues(rows, row, gap_ms)
+        breaks = np.append(np.flatnonzero(~(follows & in_history)), len(row))
+        stops = breaks[np.searchsorted(breaks, np.arange(len(row)), side="right")]
+        return cls(
+            rows,
+            row,
+            rows.item_idx[row],
+            types[row],
+            keys[:, 0],
+            np.flatnonzero(new_user),
+            in_history,
+            same_visit,
+            stops,
+        )
+
+    def key(self, i: int) -> HistoryKey:
+        return self.rows.key(int(self.row[i]))
+
+    def session(self, i: int) -> str | None:
+        return self.rows.session(int(self.row[i]))
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is left of one user's rows in a chunk."""
+
+    state: UserState
+    at: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Rows `lo:hi` of one user and one visit; their hidden rows start at `hidden`."""
+
+    state: UserState
+    lo: int
+    hi: int
+    hidden: int
+
+
+class Advance:
+    """Extends cached states by rows; reloads those that rows do not simply continue."""
+
+    def __init__(
+        self,
+        loader: StateLoader,
+        cache: StateCache,
+        engine: Engine,
+        shared: Shared,
+        r_max: int,
+        visit_gap_ms: int,
+    ) -> None:
+        self._loader = loader
+        self._cache = cache
+        self._engine = engine
+        self._shared = shared
+        self._r_max = r_max
+        self._gap_ms = visit_gap_ms
+
+    def over(self, rows: StoredRows, start: int, stop: int) -> list[Readings]:
+        """Move the cached states of rows `start:stop` over them; every user's state must be there."""
+        types = self._engine.type_rows(rows.event_type.names)[rows.event_type.code]
+        order = _Order.of(rows, start, stop, types, self._gap_ms)
+        ends = [*order.starts[1:].tolist(), stop - start]
+        users = rows.user_idx[order.row[order.starts]].tolist()
+        runs = [
+            _Run(self._cache[user], lo, hi)
+            for user, lo, hi in zip(users, order.starts.tolist(), ends, strict=True)
+        ]
+        out: list[Readings] = []
+        while runs:
+            out += self._extend(order, runs)
+            runs = [run for run in runs if run.at < run.stop]
+            out += self._heads(order, runs)
+            runs = [run for run in runs if run.at < run.stop]
+        return out
+
+    def _extend(self, order: _Order, runs: Sequence[_Run]) -> list[Readings]:
+        """Extend all users at once by the rows that simply continue their history."""
+        lengths = [self._simple(order, run) for run in runs]
+        picked = [(run, n) for run, n in zip(runs, lengths, strict=True) if n]
+        if not picked:
+            return []
+        item_rows = self._shared.item_rows()[order.item_idx]
+        hidden = self._engine.extend(
+            [run.state.cache for run, _ in picked],
+            [_model_rows(order, item_rows, run, n) for run, n in picked],
+        )
+        vectors = np.concatenate([out.float().numpy() for out in hidden])
+        rounds: list[list[_Piece]] = []
+        place = 0
+        for run, n in picked:
+            for turn, piece in enumerate(_pieces(order, run, n, place)):
+                rounds += [[] for _ in range(turn + 1 - len(rounds))]
+                rounds[turn].append(piece)
+            place += n
+        readings = [self._round(order, pieces, vectors) for pieces in rounds]
+        place = 0
+        for run, n in picked:
+            place += n
+            run.at += n
+            run.state.last_key = order.key(run.at - 1)
+            run.state.hidden = vectors[place - 1].copy()  # not a view that keeps the batch's rows
+            self._cache.put(run.state)
+        return [reading for reading in readings if len(reading)]
+
+    def _simple(self, order: _Order, run: _Run) -> int:
+        """How many of a run's next rows simply continue its user's history."""
+        if not order.in_history[run.at]:
+            return 0
+        newest = run.state.last_key
+        if newest is not None and order.key(run.at) < newest:
+            return 0
+        return min(int(order.stop[run.at]) - run.at, max(self._r_max - run.state.recents, 0))
+
+    def _round(
+        self, order: _Order, pieces: Sequence[_Piece], vectors: NDArray[np.float32]
+    ) -> Readings:
+        """Take one stretch of one visit per user, and read its scored rows."""
+        ref_ms = self._loader.ref_ms()
+        self._close_visits(order, pieces, ref_ms)
+        before = state_columns([piece.state for piece in pieces])
+        visible = np.array([n for piece in pieces for n in _take(order, piece)], np.int64)
+        facts = [piece.state.line_facts() for piece in pieces]
+        sizes = np.array([piece.hi - piece.lo for piece in pieces])
+        which = np.repeat(np.arange(len(pieces)), sizes)
+        step = np.arange(len(which)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        i = np.array([piece.lo for piece in pieces])[which] + step
+        wanted = np.flatnonzero(order.rows.scores[order.row[i]])
+        which, step, i = which[wanted], step[wanted], i[wanted]
+        columns = {name: column[which] for name, column in before.items()}
+        columns["recents"] += step + 1
+        columns["n_history"] += step + 1
+        at_ms = order.h_ts[i]
+        return Readings(
+            kind="line",
+            row=order.row[i],
+            at_ms=at_ms,
+            hidden=vectors[np.array([piece.hidden for piece in pieces])[which] + step],
+            features=sparse_features(facts, which, at_ms, visible[wanted], ref_ms),
+            **columns,
+        )
+
+    def _close_visits(self, order: _Order, pieces: Sequence[_Piece], ref_ms: int) -> None:
+        """Count the visits that the pieces do not continue, all at once."""
+        closing = [
+            piece.state
+            for piece in pieces
+            if piece.state.visit.items
+            and not piece.state.visit.continues(
+                int(order.h_ts[piece.lo]), order.session(piece.lo), self._gap_ms
+            )
+        ]
+        ts = [ts for state in closing for ts in state.visit.ts_ms]
+        weights = [weight for state in closing for weight in state.visit.weights]
+        found = terms(np.array(ts, np.int64), np.array(weights), ref_ms)
+        start = 0
+        for state in closing:
+            stop = start + len(state.visit.items)
+            state.close_visit(found[start:stop])
+            start = stop
+
+    def _heads(self, order: _Order, runs: Sequence[_Run]) -> list[Readings]:
+        """Rows that do not simply continue: reload the state with them, or read it without a new row."""
+        heads = [(run, int(order.row[run.at])) for run in runs]
+        rows = order.rows
+        reload = [(run, row) for run, row in heads if rows.in_history[row]]
+        loaded = self._loader.load([
+            LoadRequest(run.state.user_idx, int(rows.off[row]) + 1) for run, row in reload
+        ])
+        for (run, _), state in zip(reload, loaded, strict=True):
+            run.state = state
+            self._cache.put(state)
+        for run in runs:
+            run.at += 1
+        asked = [(run.state, row) for run, row in heads if rows.scores[row]]
+        states = [state for state, _ in asked]
+        return self.request(
+            states,
+            [max(int(rows.ts_ms[row]), _newest(state)) for state, row in asked],
+            ["line" if rows.in_history[row] else "auto" for _, row in asked],
+            [row for _, row in asked],
+        )
+
+    def request(
+        self,
+        states: Sequence[UserState],
+        times_ms: Sequence[int],
+        kinds: Sequence[ReadOutChoice],
+        rows: Sequence[int],
+    ) -> list[Readings]:
+        """Read states at given times, without a new row: the newest row inside a visit, else a request row."""
+        lines: list[int] = []
+        asking: list[int] = []
+        for i, (state, at, kind) in enumerate(zip(states, times_ms, kinds, strict=True)):
+            inside = kind == "line" or (kind == "auto" and state.in_visit(at, self._gap_ms))
+            (lines if inside and state.hidden is not None else asking).append(i)
+        at_ms, row = np.array(times_ms, np.int64), np.array(rows, np.int64)
+        out = []
+        if lines:
+            part = [states[i] for i in lines]
+            hidden = np.stack([state.hidden for state in part if state.hidden is not None])
+            facts = [state.line_facts() for state in part]
+            out.append(self._readings("line", part, at_ms[lines], row[lines], hidden, facts))
+        if asking:
+            part = [states[i] for i in asking]
+            found = self._engine.request([state.cache for state in part], at_ms[asking])
+            hidden = found.float().numpy()
+            facts = [state.request_facts(self._loader.ref_ms()) for state in part]
+            out.append(self._readings("visit", part, at_ms[asking], row[asking], hidden, facts))
+        return out
+
+    def _readings(
+        self,
+        kind: Literal["visit", "line"],
+        states: Sequence[UserState],
+        at_ms: Ints,
+        row: Ints,
+        hidden: NDArray[np.float32],
+        facts: Sequence[Facts],
+    ) -> Readings:
+        visible = np.array([len(fact.visit) for fact in facts], np.int64)
+        which = np.arange(len(facts))
+        features = sparse_features(facts, which, at_ms, visible, self._loader.ref_ms())
+        columns = state_columns(states)
+        return Readings(
+            kind=kind, row=row, at_ms=at_ms, hidden=hidden, features=features, **columns
+        )
+
+
+def _model_rows(order: _Order, item_rows: Ints, run: _Run, n: int) -> Rows:
+    cut = slice(run.at, run.at + n)
+    first = run.state.n_history
+    return Rows(item_rows[cut], order.types[cut], order.h_ts[cut], np.arange(first, first + n))
+
+
+def _pieces(order: _Order, run: _Run, n: int, hidden: int) -> list[_Piece]:
+    """The rows of a run cut where a new visit starts."""
+    stop = run.at + n
+    inner = np.flatnonzero(~order.same_visit[run.at + 1 : stop]) + run.at + 1
+    edges = [run.at, *inner.tolist(), stop]
+    return [_Piece(run.state, lo, hi, hidden + lo - run.at) for lo, hi in pairwise(edges)]
+
+
+def _take(order: _Order, piece: _Piece) -> list[int]:
+    """Add a piece to its user's visit; returns the distinct items seen after each row."""
+    rows = order.row[piece.lo : piece.hi]
+    state = piece.state
+    counts = state.visit.add(
+        order.item_idx[piece.lo : piece.hi].tolist(),
+        order.rows.ts_ms[rows].tolist(),
+        order.rows.weight[rows].tolist(),
+    )
+    state.visit.ends_with(int(order.h_ts[piece.hi - 1]), order.session(piece.hi - 1))
+    state.n_history += len(counts)
+    return counts
+
+
+def _newest(state: UserState) -> int:
+    return state.last_key.h_ts_ms if state.last_key is not None else 0
+
+
+def _ascending(keys: Ints) -> NDArray[np.bool_]:
+    """Whether each key but the first is not below the one before it."""
+    step = keys[1:] - keys[:-1]
+    first = (step != 0).argmax(axis=1)
+    return np.asarray(np.take_along_axis(step, first[:, None], axis=1)[:, 0] >= 0)
+
+
+def _continues(rows: StoredRows, row: Ints, gap_ms: int) -> NDArray[np.bool_]:
+    """Whether each row but the first belongs to the visit of the one before it."""
+    h_ts = rows.keys[row, 0]
+    near: NDArray[np.bool_] = h_ts[1:] - h_ts[:-1] <= gap_ms
+    if rows.session_id is None:
+        return near
+    code = rows.session_id.code[row]
+    both = (code[1:] >= 0) & (code[:-1] >= 0)
+    return np.asarray(np.where(both, code[1:] == code[:-1], near), np.bool_)

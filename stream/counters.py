@@ -1,0 +1,79 @@
+"""Counters of one user in memory: additive aggregates per item, the exact part of the state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model.features import DAY_MS, DECAY_DAYS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TAU_MS = np.array(DECAY_DAYS) * DAY_MS
+N_SUMS = 1 + len(DECAY_DAYS)
+_MAX_EXPONENT = 700.0
+_NONE = np.empty(0, np.int64)
+
+
+class Counters:
+    """Weighted count and exponentially decayed counts per item, at a fixed reference time.
+
+    Attributes:
+        items: internal ids of the items counted, ascending, int64 [n].
+        sums: count and decayed counts at the reference time, float64 [n, 5].
+    """
+
+    __slots__ = ("items", "sums")
+
+    def __init__(
+        self, items: NDArray[np.int64] = _NONE, sums: NDArray[np.float64] | None = None
+    ) -> None:
+        self.items = items
+        self.sums = np.zeros((0, N_SUMS)) if sums is None else sums
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, bytes."""
+        return int(self.items.nbytes + self.sums.nbytes)
+
+    def add(self, items: NDArray[np.int64], terms: NDArray[np.float64]) -> None:
+        """Count a run of interactions: items [m] and their terms [m, 5]; arrays are replaced where items are new."""
+        if len(items) > 1:
+            items, which = np.unique(items, return_inverse=True)
+            if len(items) < len(terms):
+                terms = np.stack([np.bincount(which, column) for column in terms.T], axis=1)
+            else:
+                ordered = np.empty_like(terms)
+                ordered[which] = terms
+                terms = ordered
+        place = self.items.searchsorted(items)
+        known = place < len(self.items)
+        known[known] = self.items[place[known]] == items[known]
+        self.sums[place[known]] += terms[known]
+        if not known.all():
+            fresh = ~known
+            self.items = np.insert(self.items, place[fresh], items[fresh])
+            self.sums = np.insert(self.sums, place[fresh], terms[fresh], axis=0)
+
+    def copy(self) -> Counters:
+        """An independent copy."""
+        return Counters(self.items.copy(), self.sums.copy())
+
+
+def terms(
+    ts_ms: NDArray[np.int64], weights: NDArray[np.float64], ref_ms: int
+) -> NDArray[np.float64]:
+    """What interactions add to counters, float64 [m, 5]; bounded as in storage, so that no sum overflows.
+
+    Args:
+        ts_ms: event times, [m].
+        weights: event weights, [m].
+        ref_ms: reference time of the counters.
+    """
+    out = np.empty((len(ts_ms), N_SUMS))
+    out[:, 0] = weights
+    age = (np.asarray(ts_ms)[:, None] - ref_ms) / TAU_MS
+    out[:, 1:] = np.exp(np.minimum(age, _MAX_EXPONENT)) * np.asarray(weights)[:, None]
+    return out

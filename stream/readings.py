@@ -1,0 +1,132 @@
+"""Rows at which states are read, as arrays: what a score and a slate are made of. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model.features import SparseFeatures
+from stream.slates import Coverage, ReasonCode
+from stream.verdicts import NEVER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from model.readout import Kind
+    from stream.state import UserState
+
+    Ints = NDArray[np.int64]
+
+_COLUMNS = ("row", "user_idx", "at_ms", "groups", "covered_ms", "recents", "left_out", "n_history")
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """R readings of one kind: everything their slates say, taken when the states stood there.
+
+    Attributes:
+        kind: which read-out scores them.
+        row: what each answers: a row of the batch or a place among the requests, [R].
+        user_idx: internal ids, [R].
+        at_ms: times, [R].
+        hidden: hidden rows, float32 [R, d].
+        features: of the rows over the items.
+        groups: token groups read, [R].
+        covered_ms: event time of the last interaction inside them, NEVER for none, [R].
+        recents: raw interactions read, [R].
+        left_out: interactions in neither, [R].
+        n_history: interactions of the whole history, [R].
+    """
+
+    kind: Kind
+    row: Ints
+    user_idx: Ints
+    at_ms: Ints
+    hidden: NDArray[np.float32]
+    features: SparseFeatures
+    groups: Ints
+    covered_ms: Ints
+    recents: Ints
+    left_out: Ints
+    n_history: Ints
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def slice(self, start: int, stop: int) -> Readings:
+        """Readings `start:stop`."""
+        cut = slice(start, stop)
+        ptr = self.features.row_ptr
+        inside = slice(int(ptr[start]), int(ptr[min(stop, len(self))]))
+        features = SparseFeatures(
+            ptr[start : stop + 1] - ptr[start], self.features.item[inside], self.features.x[inside]
+        )
+        columns = {name: getattr(self, name)[cut] for name in _COLUMNS}
+        return Readings(kind=self.kind, hidden=self.hidden[cut], features=features, **columns)
+
+    def coverage(self) -> list[Coverage]:
+        """What of the history each reading has seen."""
+        columns = (self.groups, self.covered_ms, self.at_ms, self.recents, self.left_out)
+        return [
+            Coverage(
+                groups=groups,
+                covered_through_ms=None if covered == NEVER else covered,
+                age_s=None if covered == NEVER else (at - covered) / 1000,
+                recents=recents,
+                left_out=left_out,
+            )
+            for groups, covered, at, recents, left_out in zip(
+                *(column.tolist() for column in columns), strict=True
+            )
+        ]
+
+
+def reason(coverage: Coverage, n_history: int) -> ReasonCode:
+    """Why a slate is what it is."""
+    if not n_history:
+        return "cold_user"
+    if coverage.left_out:
+        return "stale_tokens"
+    return "personal" if coverage.groups else "recent_only"
+
+
+def joined(parts: Sequence[Readings]) -> list[Readings]:
+    """The same readings, those of one kind together."""
+    kinds = dict.fromkeys(part.kind for part in parts)
+    return [_join(kind, [part for part in parts if part.kind == kind]) for kind in kinds]
+
+
+def _join(kind: Kind, parts: Sequence[Readings]) -> Readings:
+    if len(parts) == 1:
+        return parts[0]
+    sizes = np.concatenate([np.diff(part.features.row_ptr) for part in parts])
+    features = SparseFeatures(
+        np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
+        np.concatenate([part.features.item for part in parts]),
+        np.concatenate([part.features.x for part in parts]),
+    )
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+    hidden = np.concatenate([part.hidden for part in parts])
+    return Readings(kind=kind, hidden=hidden, features=features, **columns)
+
+
+def state_columns(states: Sequence[UserState]) -> dict[str, Ints]:
+    """What readings say of their states, [R] per column."""
+    values = [
+        (
+            state.user_idx,
+            state.groups,
+            NEVER if state.covered_through_ms is None else state.covered_through_ms,
+            state.recents,
+            state.left_out,
+            state.n_history,
+        )
+        for state in states
+    ]
+    names = ("user_idx", "groups", "covered_ms", "recents", "left_out", "n_history")
+    columns = np.array(values, np.int64).reshape(-1, len(names)).T
+    return dict(zip(names, columns, strict=True))
