@@ -1,7 +1,7 @@
 """Features of the read-out: counters per (user, item), visits and popularity.
 
 One definition serves both sides. Serving reads aggregates from the store and calls
-``counter_features``, ``row_features`` and ``log_popularity``; training computes the same values
+``counter_features`` and ``log_popularity``; training computes the same values
 as of any past moment from the raw history (``model.asof``). Nothing here needs torch.
 
 Counters of a row cover everything *before the visit the row belongs to*; the visit itself is
@@ -10,7 +10,6 @@ only visible through ``in_visit``, the one before it also through ``in_last_visi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +25,6 @@ __all__ = [
     "counter_features",
     "log_popularity",
     "popularity_cut",
-    "row_features",
-    "stack_rows",
 ]
 
 DAY_MS = 86_400_000
@@ -42,9 +39,6 @@ COUNTER_FEATURES: tuple[str, ...] = (
 )
 FEATURES: tuple[str, ...] = (*COUNTER_FEATURES, "in_last_visit", "in_visit")
 """Columns of a sparse feature row, in order."""
-
-_LAST_VISIT = FEATURES.index("in_last_visit")
-_IN_VISIT = FEATURES.index("in_visit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,48 +102,3 @@ def log_popularity(counts: NDArray[np.float64]) -> NDArray[np.float32]:
 def popularity_cut(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
     """UTC midnight at or before each time; training counts days strictly before it."""
     return np.asarray(time_ms, np.int64) // DAY_MS * DAY_MS
-
-
-def row_features(
-    items: NDArray[np.int64],
-    count: NDArray[np.float64],
-    decayed: NDArray[np.float64],
-    last_visit: NDArray[np.int64],
-    in_visit: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Build the sparse features of one row from a user's state.
-
-    Args:
-        items: [n], distinct candidate columns of the items bought before the current visit.
-        count: [n], their summed weights.
-        decayed: [n, len(DECAY_DAYS)], their decayed counts at the row's time.
-        last_visit: columns of the items of the visit before the current one.
-        in_visit: columns of the items of the current visit, empty outside a visit.
-
-    Returns:
-        Columns int64 [m] and features float32 [m, len(FEATURES)], for one row of ``stack_rows``.
-    """
-    last = np.unique(np.asarray(last_visit, np.int64))
-    current = np.unique(np.asarray(in_visit, np.int64))
-    columns = np.concatenate([np.asarray(items, np.int64), last, current])
-    x = np.zeros((columns.shape[0], len(FEATURES)), np.float32)
-    n = np.asarray(items).shape[0]
-    x[:n, : len(COUNTER_FEATURES)] = counter_features(count, decayed)
-    x[n : n + last.shape[0], _LAST_VISIT] = 1.0
-    x[n + last.shape[0] :, _IN_VISIT] = 1.0
-    return columns, x
-
-
-def stack_rows(
-    rows: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]],
-) -> SparseFeatures:
-    """Stack the results of ``row_features`` into one ``SparseFeatures``."""
-    lengths = np.array([columns.shape[0] for columns, _ in rows], np.int64)
-    if not rows:
-        empty = np.zeros((0, len(FEATURES)), np.float32)
-        return SparseFeatures(np.zeros(1, np.int64), np.zeros(0, np.int64), empty)
-    return SparseFeatures(
-        np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-        np.concatenate([columns for columns, _ in rows]),
-        np.concatenate([x for _, x in rows]),
-    )

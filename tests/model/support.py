@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from model.arena import page_table
 from model.backbone import KeyValues, Meta, Scene
 from model.config import ModelConfig
-from model.arena import page_table
 from model.engine import Engine, KVCache, Rows, SegmentJob, TokenBlock
 from model.items import Vocabulary
 from model.segments import ITEM, REQUEST, TOKEN, UserSlots

@@ -16,8 +16,6 @@ from model.features import (
     counter_features,
     log_popularity,
     popularity_cut,
-    row_features,
-    stack_rows,
 )
 
 N_ITEMS = 12
@@ -99,26 +97,6 @@ def test_a_request_before_the_first_event_has_no_features() -> None:
     assert sparse.item.shape == (0,)
 
 
-def test_serving_rows_equal_the_trainers_rows() -> None:
-    histories = make_histories(3)
-    as_of = AsOf(histories, N_ITEMS)
-    user = int(np.argmax(np.diff(histories.ptr)))
-    newest = int(histories.ptr[user + 1]) - 1
-    cut = int(as_of.visit_start(np.array([newest]))[0])
-    past = np.arange(histories.ptr[user], cut)
-    age = (histories.ts[newest] - histories.ts[past]) / DAY_MS
-    decay = histories.weight[past, None] * np.exp(-age[:, None] / np.array(DECAY_DAYS))
-    items = np.unique(histories.item[past])
-    count = np.bincount(histories.item[past], histories.weight[past], N_ITEMS)[items]
-    decayed = np.stack([np.bincount(histories.item[past], d, N_ITEMS) for d in decay.T], 1)[items]
-    last = histories.item[past[histories.visit[past] == histories.visit[cut - 1]]]
-    served = stack_rows([
-        row_features(items, count, decayed, last, histories.item[cut : newest + 1])
-    ])
-    trained = as_of.line(np.array([newest]))
-    np.testing.assert_allclose(served.dense(N_ITEMS), trained.dense(N_ITEMS), rtol=1e-6, atol=1e-12)
-
-
 def test_popularity_counts_whole_days_before_the_cut() -> None:
     histories = make_histories(5)
     popularity = Popularity(histories, N_ITEMS)
@@ -142,7 +120,3 @@ def test_transforms_never_return_nan_for_rounding_below_zero() -> None:
     assert x[0].tolist() == [0.0] * 6
     assert x[1, :2].tolist() == pytest.approx([1.0, math.log(3.0)])
     assert log_popularity(np.array([[tiny, 1.0]])).tolist() == [[0.0, pytest.approx(math.log(2))]]
-
-
-def test_no_rows_stack_into_an_empty_batch() -> None:
-    assert stack_rows([]).n_rows == 0

@@ -14,6 +14,7 @@ import torch
 
 from model.config import ModelConfig
 from model.engine import Engine
+from model.features import SparseFeatures
 from model.items import Vocabulary
 from model.readout import ReadOut
 from model.tokens import TokenModel
@@ -30,6 +31,7 @@ from stream.config import (
 )
 from stream.diff import DiffReport, diff
 from stream.events import Partition
+from stream.facts import Facts, sparse_features
 from stream.pipeline import Pipeline
 from stream.refresh import Compressor
 from stream.sinks import Sink
@@ -37,6 +39,7 @@ from stream.sinks.memory import MemorySink
 from stream.slates import Slate
 from stream.sources import Source
 from stream.sources.memory import MemorySource
+from stream.state import UserState
 
 torch.set_num_threads(1)
 
@@ -270,3 +273,26 @@ def history(pipeline: Pipeline, user: str) -> list[dict[str, Any]]:
     assert found is not None
     rows: list[dict[str, Any]] = interactions.load_history(pipeline.db, [found]).to_pylist()
     return rows
+
+
+def features_of(facts: Sequence[Facts], times_ms: Sequence[int], ref_ms: int) -> SparseFeatures:
+    """Features of one row per user's facts, each at its time and after the whole visit."""
+    visible = np.array([len(fact.visit) for fact in facts], np.int64)
+    return sparse_features(
+        facts, np.arange(len(facts)), np.array(times_ms, np.int64), visible, ref_ms
+    )
+
+
+def line_features(state: UserState, at_ms: int, ref_ms: int) -> SparseFeatures:
+    """Features of the newest row of a state."""
+    return features_of([state.line_facts()], [at_ms], ref_ms)
+
+
+def request_features(state: UserState, at_ms: int, ref_ms: int) -> SparseFeatures:
+    """Features of a request outside the visit."""
+    return features_of([state.request_facts(ref_ms)], [at_ms], ref_ms)
+
+
+def seen_items(state: UserState) -> set[int]:
+    """Internal ids of every item of the whole history."""
+    return {*state.counters.items.tolist(), *state.visit.items}

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.engine import Engine
 from stream.rank import top_items
@@ -126,17 +128,36 @@ def test_an_item_file_says_what_is_unavailable_too(tmp_path: Path) -> None:
 
 
 def test_the_best_items_come_first_and_ties_go_by_age() -> None:
-    scores = np.array([1.0, 3.0, 2.0, 3.0, 0.5], np.float32)
+    scores = np.array([[1.0, 3.0, 2.0, 3.0, 0.5]], np.float32)
     names = list("abcde")
-    everything = np.ones(5, dtype=bool)
-    found = top_items(scores, everything, None, names, 3)
+    (found,) = top_items(scores, names, 3)
     assert [one.item_id for one in found] == ["b", "d", "c"]
     assert [one.score for one in found] == [3.0, 3.0, 2.0]
-    assert [one.item_id for one in top_items(scores, everything, None, names, 1)] == ["b"]
-    allowed = np.array([True, False, True, True, True])
-    kept = top_items(scores, allowed, np.array([3, 99]), names, 9)
-    assert [one.item_id for one in kept] == ["c", "a", "e"]
-    assert top_items(scores, ~everything, None, names, 3) == ()
+    assert [one.item_id for one in top_items(scores, names, 1)[0]] == ["b"]
+    left_out = scores.copy()
+    left_out[0, [1, 3]] = -np.inf
+    assert [one.item_id for one in top_items(left_out, names, 9)[0]] == ["c", "a", "e"]
+    assert top_items(np.full((2, 5), -np.inf, np.float32), names, 3) == [(), ()]
+    assert top_items(np.zeros((2, 0), np.float32), [], 3) == [(), ()]
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(1, 200),
+    st.integers(1, 12),
+    st.integers(0, 3),
+    st.integers(0, 99),
+)
+def test_top_items_are_those_of_a_full_sort(
+    n_rows: int, width: int, k: int, spread: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores = np.round(rng.normal(size=(n_rows, width)), spread).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.3] = -np.inf
+    names = [f"i{column}" for column in range(width)]
+    for row, found in zip(scores, top_items(scores, names, k), strict=True):
+        order = [i for i in np.lexsort((np.arange(width), -row)) if row[i] > -np.inf][:k]
+        assert [(one.item_id, one.score) for one in found] == [(names[i], row[i]) for i in order]
 
 
 def test_a_slate_is_ordered_and_as_long_as_asked(tmp_path: Path) -> None:

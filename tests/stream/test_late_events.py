@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from model.features import stack_rows
 from storage.tokens import load_groups
 from stream.loading import LoadRequest
 from stream.pipeline import Pipeline
@@ -24,6 +23,7 @@ from tests.stream.support import (
     memory_source,
     opened,
     pipeline_config,
+    request_features,
     tiny_engine,
 )
 
@@ -59,8 +59,9 @@ class Run:
         assert kept.hidden is not None
         assert loaded.hidden is not None
         np.testing.assert_allclose(kept.hidden, loaded.hidden, atol=1e-4)
-        self.features = stack_rows([kept.request_features(NEWEST + DAY_MS)]).dense(24)[0]
-        loaded_features = stack_rows([loaded.request_features(NEWEST + DAY_MS)]).dense(24)[0]
+        ref_ms = pipeline.scorer._loader.ref_ms()
+        self.features = request_features(kept, NEWEST + DAY_MS, ref_ms).dense(24)[0]
+        loaded_features = request_features(loaded, NEWEST + DAY_MS, ref_ms).dense(24)[0]
         np.testing.assert_allclose(self.features, loaded_features, rtol=1e-6)
         self.hidden = kept.hidden
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from model.features import stack_rows
 from stream.loading import LoadRequest
 from stream.pipeline import Pipeline
 from stream.score import Scorer
@@ -16,14 +15,18 @@ from tests.stream.support import (
     DAY_MS,
     HOUR_MS,
     eventful,
+    line_features,
     memory_source,
     opened,
     pipeline_config,
+    request_features,
+    seen_items,
     tiny_engine,
 )
 
 ENGINE = tiny_engine()
 LOG = eventful(np.random.default_rng(7), 60)
+REF_MS = LOG[0]["ts"] // DAY_MS * DAY_MS
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +57,14 @@ def assert_same(left: UserState, right: UserState) -> None:
     assert (left.first_recent, left.left_out) == (right.first_recent, right.left_out)
     assert (left.groups, left.covered_through_ms) == (right.groups, right.covered_through_ms)
     assert left.last_key == right.last_key
-    assert (left.visit.items, left.last_visit) == (right.visit.items, right.last_visit)
+    assert left.visit.items == right.visit.items
+    assert left.last_visit.tolist() == right.last_visit.tolist()
     for at in (LOG[-1]["ts"], LOG[-1]["ts"] + 9 * DAY_MS):
         for one, other in (
-            (left.line_features(at), right.line_features(at)),
-            (left.request_features(at), right.request_features(at)),
+            (line_features(left, at, REF_MS), line_features(right, at, REF_MS)),
+            (request_features(left, at, REF_MS), request_features(right, at, REF_MS)),
         ):
-            np.testing.assert_allclose(
-                stack_rows([one]).dense(24), stack_rows([other]).dense(24), rtol=1e-6, atol=1e-9
-            )
+            np.testing.assert_allclose(one.dense(24), other.dense(24), rtol=1e-6, atol=1e-9)
     if left.hidden is None or right.hidden is None:
         assert left.hidden is right.hidden
     else:
@@ -87,7 +89,7 @@ def test_a_state_as_of_an_offset_holds_the_rows_below_it(pipeline: Pipeline) -> 
                 [state.user_idx, off],
             )
             assert state.n_history == rows.num_rows
-            assert set(state.seen().tolist()) == set(rows["item_idx"].to_pylist())
+            assert seen_items(state) == set(rows["item_idx"].to_pylist())
             covered = state.n_history - state.recents - state.left_out
             assert covered % 4 == 0
             assert state.groups == min(covered // 4, 3)  # the model reads at most 3
@@ -97,9 +99,9 @@ def test_a_user_without_history_has_an_empty_state(pipeline: Pipeline) -> None:
     state = load(pipeline, LoadRequest(-1))[0]
     assert (state.n_history, state.groups, state.recents, state.hidden) == (0, 0, 0, None)
     assert state.last_key is None
-    items, features = state.request_features(LOG[-1]["ts"])
-    assert items.shape == (0,)
-    assert features.shape == (0, 8)
+    features = request_features(state, LOG[-1]["ts"], REF_MS)
+    assert features.item.shape == (0,)
+    assert features.x.shape == (0, 8)
 
 
 def test_another_users_tokens_stand_in_the_places_of_ones_own(pipeline: Pipeline) -> None:

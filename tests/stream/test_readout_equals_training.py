@@ -14,24 +14,26 @@ import pytest
 from model.asof import AsOf, Popularity
 from model.data import prepare_log
 from model.engine import Engine
-from model.features import log_popularity, stack_rows
+from model.features import SparseFeatures, log_popularity
 from stream.loading import LoadRequest
 from stream.pipeline import Pipeline
 from stream.score import Scorer, StateRequest
 from stream.sinks.memory import MemorySink
 from stream.slates import Slate
 from stream.sources.file import FileSource
-from stream.state import SparseRow
 from tests.stream.reference import Reference
 from tests.stream.support import (
     DAY_MS,
     HOUR_MS,
     MINUTE_MS,
     eventful,
+    features_of,
+    line_features,
     memory_source,
     opened,
     pipeline_config,
     random_log,
+    request_features,
     tiny_engine,
 )
 
@@ -50,7 +52,7 @@ def check(pipeline: Pipeline, slates: list[Slate], gap_ms: int) -> None:
         upto = _upto(slate)
         trained = reference.features(slate, upto).dense(width)[0]
         np.testing.assert_allclose(reference.sql(slate, upto), trained, rtol=1e-6, atol=1e-12)
-        np.testing.assert_allclose(stack_rows([served]).dense(width)[0], trained, rtol=1e-6)
+        np.testing.assert_allclose(served.dense(width)[0], trained, rtol=1e-6)
         if not slate.items:
             continue  # before the first tick nothing is known
         expected = reference.scores(slate, upto)
@@ -65,7 +67,7 @@ def _upto(slate: Slate) -> int:
     return slate.cause.offset + 1 if slate.cause else 1 << 60
 
 
-def _served(pipeline: Pipeline, slates: list[Slate]) -> list[SparseRow]:
+def _served(pipeline: Pipeline, slates: list[Slate]) -> list[SparseFeatures]:
     """Features of each slate's row, from states loaded as of its position."""
     assert isinstance(pipeline.scorer, Scorer)
     users = [pipeline.identities.find_user(slate.user_id) for slate in slates]
@@ -73,10 +75,11 @@ def _served(pipeline: Pipeline, slates: list[Slate]) -> list[SparseRow]:
         LoadRequest(-1 if user is None else user, _upto(slate))
         for user, slate in zip(users, slates, strict=True)
     ])
+    ref_ms = pipeline.scorer._loader.ref_ms()
     return [
-        state.line_features(slate.at_ms)
+        line_features(state, slate.at_ms, ref_ms)
         if slate.readout == "line"
-        else state.request_features(slate.at_ms)
+        else request_features(state, slate.at_ms, ref_ms)
         for state, slate in zip(states, slates, strict=True)
     ]
 
@@ -246,15 +249,16 @@ def _check_states(pipeline: Pipeline, engine: Engine, table: pa.Table) -> None:
     }
     loader = pipeline.scorer._loader
     states = loader.load([LoadRequest(r["user_idx"], r["off"]) for r in asked])
-    served = [
-        state.line_features(at) if inside else state.request_features(at)
-        for state, at, inside in zip(states, times.tolist(), line, strict=True)
+    facts = [
+        state.line_facts() if inside else state.request_facts(loader.ref_ms())
+        for state, inside in zip(states, line, strict=True)
     ]
     sums = pipeline.db.query(_COUNTERS, tables={"asked": pa.Table.from_pylist(asked)})
     plain = _dense(sums, position, width)
     for kind, rows in (("line", np.flatnonzero(line)), ("visit", np.flatnonzero(~line))):
         trained = sparse[kind].dense(width)
-        ours = stack_rows([served[i] for i in rows]).dense(width)
+        served = features_of([facts[i] for i in rows], times[rows].tolist(), loader.ref_ms())
+        ours = served.dense(width)
         np.testing.assert_allclose(ours, trained, rtol=1e-6, atol=1e-12)
         np.testing.assert_allclose(plain[rows], trained[..., :7], rtol=1e-6, atol=1e-12)
     cut = pipeline.shared.now().cut_ms

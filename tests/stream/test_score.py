@@ -67,7 +67,8 @@ def test_cached_scoring_is_one_masked_forward_pass(
         reference = Reference(pipeline.db, engine, 30 * MINUTE_MS)
         kept = scorer_of(pipeline)._states
         assert len(kept) == 2
-        for user, state in kept.items():
+        for state in kept.values():
+            user = state.user_idx
             assert state.groups > 0
             assert state.hidden is not None
             slate = _slate(pipeline.identities.user_id(user), "line", state)
@@ -101,12 +102,12 @@ def test_memory_stays_within_its_limits(tmp_path: Path) -> None:
     seen = []
     with opened(tmp_path / "a.db", ENGINE, config, source=memory_source(log)) as pipeline:
         scorer = scorer_of(pipeline)
-        pipeline.run(on_progress=lambda _: seen.append(scorer.cached_users))
-        states = list(scorer._states.values())
-        assert scorer.cached_bytes == sum(state.nbytes for state in states) > 0
-        assert scorer.evictions > 0
+        pipeline.run(on_progress=lambda _: seen.append(scorer.cache_use().users))
+        states = scorer._states.values()
+        assert scorer.cache_use().bytes == sum(state.nbytes for state in states) > 0
+        assert scorer.cache_use().evictions > 0
         scorer.invalidate([state.user_idx for state in states])
-        assert (scorer.cached_users, scorer.cached_bytes) == (0, 0)
+        assert (scorer.cache_use().users, scorer.cache_use().bytes) == (0, 0)
     assert max(seen) == 3
 
 
@@ -116,8 +117,8 @@ def test_the_byte_limit_alone_evicts_too(tmp_path: Path) -> None:
     with opened(tmp_path / "a.db", ENGINE, config, source=memory_source(log)) as pipeline:
         scorer = scorer_of(pipeline)
         pipeline.run()
-        assert 0 < scorer.cached_bytes <= 9_000
-        assert scorer.evictions > 0
+        assert 0 < scorer.cache_use().bytes <= 9_000
+        assert scorer.cache_use().evictions > 0
 
 
 def test_a_hidden_row_kept_does_not_keep_its_batch_alive(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_a_hidden_row_kept_does_not_keep_its_batch_alive(tmp_path: Path) -> None
     log = steady(12)
     with opened(tmp_path / "a.db", ENGINE, config, source=memory_source(log)) as pipeline:
         pipeline.run()
-        state = next(iter(scorer_of(pipeline)._states.values()))
+        state = scorer_of(pipeline)._states.values()[0]
         loaded = scorer_of(pipeline)._loader.load([LoadRequest(state.user_idx)])[0]
         for hidden in (state.hidden, loaded.hidden):
             assert hidden is not None

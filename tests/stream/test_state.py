@@ -6,27 +6,43 @@ import numpy as np
 import pytest
 
 from model.asof import AsOf, Histories
-from model.features import DECAY_DAYS, stack_rows
-from storage.records import HistoryKey
-from stream.state import Counters, HistoryRow, UserState, Visit
-from tests.stream.support import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, tiny_engine
+from model.features import DECAY_DAYS
+from stream.counters import Counters, terms
+from stream.facts import Facts
+from stream.state import UserState, Visit
+from tests.stream.support import (
+    DAY_MS,
+    HOUR_MS,
+    MINUTE_MS,
+    START_MS,
+    features_of,
+    line_features,
+    request_features,
+    seen_items,
+    tiny_engine,
+)
 
 ENGINE = tiny_engine()
 GAP_MS = 30 * MINUTE_MS
 
 
-def row(ts: int, item: int, session: str | None = None, weight: float = 1.0) -> HistoryRow:
-    key = HistoryKey(ts, 0, 0, ts, displaced=False, off=ts)
-    return HistoryRow(key, item, "view", ts, weight, session)
+def push(
+    state: UserState, ts: int, item: int, session: str | None = None, weight: float = 1.0
+) -> None:
+    if not state.visit.continues(ts, session, GAP_MS) and state.visit.items:
+        state.close_visit(state.visit.terms(START_MS))
+    state.visit.add([item], [ts], [weight])
+    state.visit.ends_with(ts, session)
+    state.n_history += 1
 
 
 def fresh_state() -> UserState:
     return UserState(
         user_idx=0,
         cache=ENGINE.new_cache([]),
-        counters=Counters(START_MS),
+        counters=Counters(),
         visit=Visit(),
-        last_visit=frozenset(),
+        last_visit=np.empty(0, np.int64),
         last_key=None,
         n_history=0,
         first_recent=0,
@@ -36,46 +52,66 @@ def fresh_state() -> UserState:
     )
 
 
+def add(
+    counters: Counters,
+    items: list[int],
+    times: list[int],
+    weights: list[float],
+    ref: int = START_MS,
+) -> None:
+    counters.add(np.array(items), terms(np.array(times), np.array(weights), ref))
+
+
+def decayed(counters: Counters, at: int, ref: int) -> np.ndarray:
+    none = np.empty(0, np.int64)
+    facts = Facts(counters.items, counters.sums, none, none)
+    return features_of([facts], [at], ref).x[:, :6]
+
+
 def test_counters_added_one_by_one_and_at_once_agree() -> None:
     rng = np.random.default_rng(0)
-    items = rng.integers(0, 30, 200)
-    times = START_MS + rng.integers(-DAY_MS, 40 * DAY_MS, 200)
-    weights = rng.uniform(0, 3, 200)
-    one, many = Counters(START_MS), Counters(START_MS)
-    for values in zip(items.tolist(), times.tolist(), weights.tolist(), strict=True):
-        one.add(*values)
-    many.add_many(items[:90], times[:90], weights[:90])
-    many.add_many(items[90:], times[90:], weights[90:])
-    order = np.argsort(one.items), np.argsort(many.items)
-    np.testing.assert_array_equal(one.items[order[0]], many.items[order[1]])
-    np.testing.assert_allclose(one.sums[order[0]], many.sums[order[1]], rtol=1e-12)
+    items = rng.integers(0, 30, 200).tolist()
+    times = (START_MS + rng.integers(-DAY_MS, 40 * DAY_MS, 200)).tolist()
+    weights = rng.uniform(0, 3, 200).tolist()
+    one, many = Counters(), Counters()
+    for item, ts, weight in zip(items, times, weights, strict=True):
+        add(one, [item], [ts], [weight])
+    add(many, items[:90], times[:90], weights[:90])
+    add(many, items[90:], times[90:], weights[90:])
+    assert many.items.tolist() == sorted(set(items))
+    np.testing.assert_array_equal(one.items, many.items)
+    np.testing.assert_allclose(one.sums, many.sums, rtol=1e-12)
+    shuffled = Counters()
+    distinct = list(dict.fromkeys(items))[::-1]
+    add(shuffled, distinct, times[: len(distinct)], weights[: len(distinct)])
+    place = [distinct.index(item) for item in shuffled.items.tolist()]
+    assert shuffled.sums[:, 0].tolist() == [weights[i] for i in place]
 
 
 def test_counters_decay_to_the_time_asked_from_any_reference() -> None:
     at = START_MS + 50 * DAY_MS
     for ref in (START_MS, START_MS - 900 * DAY_MS):
-        counters = Counters(ref)
-        counters.add(3, START_MS, 2.0)
-        counters.add(3, START_MS + 20 * DAY_MS, 1.0)
+        counters = Counters()
+        add(counters, [3], [START_MS], [2.0], ref)
+        add(counters, [3], [START_MS + 20 * DAY_MS], [1.0], ref)
         expected = [2 * np.exp(-50 / tau) + np.exp(-30 / tau) for tau in DECAY_DAYS]
-        features = counters.features(at)[0]
+        features = decayed(counters, at, ref)[0]
         np.testing.assert_allclose(features[:2], [1, np.log1p(3)], rtol=1e-6)
         np.testing.assert_allclose(features[2:], np.log1p(expected), rtol=1e-6)
 
 
 def test_counters_stay_finite_decades_after_their_reference() -> None:
-    counters = Counters(0)
-    counters.add(1, START_MS, 1.0)
-    counters.add_many(np.array([2]), np.array([START_MS]), np.array([1.0]))
-    assert np.isfinite(counters.features(START_MS + DAY_MS)).all()
+    counters = Counters()
+    add(counters, [1], [START_MS], [1.0], ref=0)
+    add(counters, [2], [START_MS], [1.0], ref=0)
+    assert np.isfinite(decayed(counters, START_MS + DAY_MS, 0)).all()
 
 
 def test_a_copy_of_counters_is_independent() -> None:
-    counters = Counters(START_MS)
-    counters.add(1, START_MS, 1.0)
+    counters = Counters()
+    add(counters, [1], [START_MS], [1.0])
     copy = counters.copy()
-    copy.add(1, START_MS, 1.0)
-    copy.add(2, START_MS, 1.0)
+    add(copy, [1, 2], [START_MS, START_MS], [1.0, 1.0])
     assert counters.sums[:, 0].tolist() == [1.0]
 
 
@@ -94,7 +130,8 @@ def test_a_visit_goes_on_within_its_session_or_without_one_within_the_gap(
     before: str | None, after: str | None, gap_ms: int, *, same: bool
 ) -> None:
     visit = Visit()
-    visit.add(row(START_MS, 1, before))
+    visit.add([1], [START_MS], [1.0])
+    visit.ends_with(START_MS, before)
     assert visit.continues(START_MS + gap_ms, after, GAP_MS) is same
 
 
@@ -108,12 +145,12 @@ def test_features_of_a_growing_state_are_the_trainers() -> None:
     histories = Histories(np.array([0, 40]), items, np.ones(40, np.int64), times, weights, visit)
     asof, state = AsOf(histories, 9), fresh_state()
     for i in range(40):
-        state.push(row(int(times[i]), int(items[i]), weight=float(weights[i])), GAP_MS)
-        line = stack_rows([state.line_features(int(times[i]))]).dense(9)
+        push(state, int(times[i]), int(items[i]), weight=float(weights[i]))
+        line = line_features(state, int(times[i]), START_MS).dense(9)
         np.testing.assert_allclose(line, asof.line(np.array([i])).dense(9), rtol=1e-6)
         later = int(times[i]) + 2 * DAY_MS
-        asked = stack_rows([state.request_features(later)]).dense(9)
+        asked = request_features(state, later, START_MS).dense(9)
         trained = asof.request(np.array([0]), np.array([i + 1]), np.array([later]))
         np.testing.assert_allclose(asked, trained.dense(9), rtol=1e-6)
-        assert set(state.seen().tolist()) == set(items[: i + 1].tolist())
+        assert seen_items(state) == set(items[: i + 1].tolist())
     assert state.n_history == 40
