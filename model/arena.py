@@ -21,9 +21,9 @@ from model.config import ModelConfig
 PAGE_ROWS = 16
 """Rows per page: a user wastes half of it on average, twice (recents and tokens)."""
 _FIRST_PAGES = 64
-_META = 4
-TIME, ORDINAL, POSITION, AGE = range(_META)
-"""Rows of the metadata: event time in ms, ordinal, position, age of a token's group."""
+_META = 6
+TIME, ORDINAL, POSITION, AGE, ITEM_ROW, TYPE_ROW = range(_META)
+"""Rows of the metadata: event time in ms, ordinal, position, age of a token's group, model rows of the item and type."""
 
 
 class Arena:
@@ -79,7 +79,7 @@ class Arena:
         self._used -= len(self._free) - before
 
     def write_meta(self, rows: Tensor, meta: Tensor) -> None:
-        """Set metadata int64 [4, N] of rows int64 [N], numbered through all pages."""
+        """Set metadata int64 [6, N] of rows int64 [N], numbered through all pages."""
         self._meta.view(_META, -1).index_copy_(1, rows, meta)
 
     def write(self, layer: int, rows: Tensor, new: KeyValues) -> None:
@@ -88,7 +88,7 @@ class Arena:
             self._kv[layer, side].view(-1, self._d_kv).index_copy_(0, rows, values)
 
     def read_meta(self, pages: Tensor) -> Tensor:
-        """Metadata int64 [4, B, P * PAGE_ROWS] of pages int64 [B, P]."""
+        """Metadata int64 [6, B, P * PAGE_ROWS] of pages int64 [B, P]."""
         found = self._meta.index_select(1, pages.flatten())
         return found.view(_META, len(pages), -1)
 
@@ -98,6 +98,17 @@ class Arena:
         flat = pages.flatten()
         k, v = (self._kv[layer, side].index_select(0, flat).view(shape) for side in (0, 1))
         return KeyValues(k, v)
+
+    def meta_of(self, rows: Tensor) -> Tensor:
+        """Metadata int64 [6, N] of rows int64 [N]."""
+        return self._meta.view(_META, -1).index_select(1, rows)
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        """Copy keys and values of rows int64 [N] to other rows."""
+        for layer in range(self._layers):
+            for side in (0, 1):
+                flat = self._kv[layer, side].view(-1, self._d_kv)
+                flat.index_copy_(0, target, flat.index_select(0, source))
 
     def _grow(self, n_pages: int) -> None:
         have = self.n_pages

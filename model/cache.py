@@ -16,7 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.arena import PAGE_ROWS, Arena, row_numbers
+from model.arena import (
+    AGE,
+    ITEM_ROW,
+    ORDINAL,
+    PAGE_ROWS,
+    TIME,
+    TYPE_ROW,
+    Arena,
+    row_numbers,
+)
 from model.backbone import KeyValues, dtype_of
 from model.config import ModelConfig
 from model.errors import ShapeError, StateError
@@ -114,14 +123,48 @@ class KVCache:
         self.length = 0
         self.n_tokens = len(kept) * config.n_tokens
         self.next_ordinal = kept[-1].ordinal + 1 if kept else 0
-        if not kept:
+        self._write_tokens(config, kept)
+
+    @classmethod
+    def following(cls, old: KVCache, config: ModelConfig, groups: Sequence[TokenBlock]) -> KVCache:
+        """A cache without raw rows that reads the groups an older one reads and then the given ones."""
+        new = cls(old._arena, config, groups)
+        kept = old.n_tokens
+        if config.window is not None:
+            kept = min(kept, config.window * config.n_tokens - new.n_tokens)
+        fresh, written = new.token_pages, new.n_tokens
+        new.n_tokens += kept
+        new.token_pages = old._arena.take(-(-new.n_tokens // PAGE_ROWS))
+        target = row_numbers(new.token_pages, 0, new.n_tokens)
+        parts = [
+            row_numbers(old.token_pages, old.n_tokens - kept, old.n_tokens),
+            row_numbers(fresh, 0, written),
+        ]
+        source = torch.from_numpy(np.concatenate(parts))
+        meta = old._arena.meta_of(source)
+        n_groups = new.n_tokens // config.n_tokens
+        meta[AGE] = torch.arange(n_groups, 0, -1).repeat_interleave(config.n_tokens)
+        old._arena.copy(source, torch.from_numpy(target))
+        old._arena.write_meta(torch.from_numpy(target), meta)
+        old._arena.give(fresh)
+        return new
+
+    def _write_tokens(self, config: ModelConfig, groups: Sequence[TokenBlock]) -> None:
+        if not groups:
             return
-        self.token_pages = arena.take(-(-self.n_tokens // PAGE_ROWS))
+        self.token_pages = self._arena.take(-(-self.n_tokens // PAGE_ROWS))
         rows = torch.from_numpy(row_numbers(self.token_pages, 0, self.n_tokens))
-        kv = tokens_tensor(config, kept)
+        kv = tokens_tensor(config, groups)
         for layer in range(config.n_layers):
-            arena.write(layer, rows, KeyValues(kv[layer, 0], kv[layer, 1]))
-        arena.write_meta(rows, tokens_meta(config, kept))
+            self._arena.write(layer, rows, KeyValues(kv[layer, 0], kv[layer, 1]))
+        self._arena.write_meta(rows, tokens_meta(config, groups))
+
+    def rows_from(self, ordinal: int) -> Rows:
+        """The raw rows at and after an ordinal of the history."""
+        rows = torch.from_numpy(row_numbers(self.pages, 0, self.length))
+        meta = self._arena.meta_of(rows).numpy()
+        kept = meta[:, meta[ORDINAL] >= ordinal]
+        return Rows(kept[ITEM_ROW], kept[TYPE_ROW], kept[TIME], kept[ORDINAL])
 
     def __del__(self) -> None:
         """Give the pages back."""
@@ -188,8 +231,8 @@ def tokens_tensor(config: ModelConfig, groups: Sequence[TokenBlock]) -> Tensor:
 
 
 def tokens_meta(config: ModelConfig, groups: Sequence[TokenBlock]) -> Tensor:
-    """Time, ordinal, position and age of the tokens of some groups, int64 [4, len(groups) * K]."""
+    """Metadata of the tokens of some groups, int64 [6, len(groups) * K]."""
     ages = range(len(groups), 0, -1)
-    rows = [(g.time_ms, g.ordinal, -1, age) for g, age in zip(groups, ages, strict=True)]
-    meta = np.array(rows, np.int64).reshape(-1, 4).repeat(config.n_tokens, axis=0)
+    rows = [(g.time_ms, g.ordinal, -1, age, 0, 0) for g, age in zip(groups, ages, strict=True)]
+    meta = np.array(rows, np.int64).reshape(-1, 6).repeat(config.n_tokens, axis=0)
     return torch.from_numpy(meta.T.copy())

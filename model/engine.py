@@ -174,6 +174,32 @@ class Engine:
         return KVCache(self.arena, self.config, groups)
 
     @torch.inference_mode()
+    def swap(
+        self, caches: Sequence[KVCache], groups: Sequence[Sequence[TokenBlock]]
+    ) -> list[tuple[KVCache, Tensor]]:
+        """What takes the place of caches once their oldest raw rows have been compressed.
+
+        Args:
+            caches: One cache per user; they do not change.
+            groups: The token groups, per user, that follow those the cache reads: oldest first, at
+                least one, of rows that are raw in the cache.
+
+        Returns:
+            Per user a cache that reads old and new groups and the raw rows after them, and the
+            hidden rows [r, d] of those.
+        """
+        news = [
+            KVCache.following(cache, self.config, fresh)
+            for cache, fresh in zip(caches, groups, strict=True)
+        ]
+        rows = [
+            cache.rows_from(fresh[-1].ordinal + 1)
+            for cache, fresh in zip(caches, groups, strict=True)
+        ]
+        hidden = extend(self._model, self._vectors, self.arena, news, rows)
+        return list(zip(news, hidden, strict=True))
+
+    @torch.inference_mode()
     def extend(self, caches: Sequence[KVCache], rows: Sequence[Rows]) -> list[Tensor]:
         """Push m_i >= 0 new rows per user; keys and values are added to the caches.
 

@@ -9,7 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.arena import AGE, ORDINAL, PAGE_ROWS, POSITION, TIME, Arena, page_table
+from model.arena import (
+    AGE,
+    ITEM_ROW,
+    ORDINAL,
+    PAGE_ROWS,
+    POSITION,
+    TIME,
+    TYPE_ROW,
+    Arena,
+    page_table,
+)
 from model.backbone import KeyValues, Meta, Projected, Scene
 from model.cache import Ints, KVCache, Rows
 from model.segments import ITEM, REQUEST
@@ -19,6 +29,12 @@ _MAX_KEYS = 1 << 13
 """Keys gathered for one pass: the copies of one layer stay in the processor's cache."""
 _MAX_PAIRS = 1 << 18
 """Query-key pairs of one padded pass; larger batches are cut into several."""
+_COLUMNS = (
+    (TIME, "time_ms"),
+    (ORDINAL, "ordinal"),
+    (ITEM_ROW, "item_row"),
+    (TYPE_ROW, "type_row"),
+)
 
 
 def extend(
@@ -137,9 +153,9 @@ def _extend(
     )
     values = np.zeros((6, *shape), np.int64)
     values[POSITION] = lengths + np.arange(shape[1])
-    for index, name in ((TIME, "time_ms"), (ORDINAL, "ordinal"), (4, "item_row"), (5, "type_row")):
+    for index, name in _COLUMNS:
         values[index][fresh] = np.concatenate([getattr(part, name) for part in rows])
-    arena.write_meta(into, torch.from_numpy(values[:4][:, fresh]))
+    arena.write_meta(into, torch.from_numpy(values[:, fresh]))
     table, kept = torch.from_numpy(values), torch.from_numpy(np.flatnonzero(fresh))
     held = _Held.of(arena, caches, int((lengths[:, 0] + counts).max()))
 
@@ -152,8 +168,8 @@ def _extend(
     slots = SlotRows(
         item,
         torch.zeros_like(item),
-        table[4].flatten(),
-        table[5].flatten(),
+        table[ITEM_ROW].flatten(),
+        table[TYPE_ROW].flatten(),
         table[POSITION].flatten(),
     )
     readable = torch.arange(held.pages.shape[1] * PAGE_ROWS) <= table[POSITION].unsqueeze(2)

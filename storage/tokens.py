@@ -26,12 +26,14 @@ __all__ = [
 ]
 
 _SELECT_HELD = "SELECT user_idx, segment, run_id FROM token_groups WHERE model_version = ?"
-_SELECT_GROUPS = """
+_SELECT_ROWS = """
 SELECT * EXCLUDE (first_h_ts, last_h_ts, created_at),
     epoch_ms(first_h_ts) AS first_h_ts_ms, epoch_ms(last_h_ts) AS last_h_ts_ms,
     epoch_ms(created_at) AS created_at_ms
-FROM token_groups WHERE model_version = ? AND segment BETWEEN ? AND ?
+FROM token_groups WHERE model_version = ?
 """
+_SELECT_GROUPS = _SELECT_ROWS + "AND segment BETWEEN ? AND ?"
+_SELECT_RUN = _SELECT_ROWS + "AND run_id = ?"
 _SELECT_ENTRIES = "SELECT journal_id, ref FROM journal WHERE kind = 'group_visible'"
 _SELECT_PLACES = """
 SELECT journal_id, topic, part, next_off FROM journal_positions WHERE journal_id BETWEEN ? AND ?
@@ -113,6 +115,19 @@ def load_groups(
         if pair in picked
     ]
     table = table.take(pa.array(places, pa.int64()))
+    ordered = table.sort_by([("user_idx", "ascending"), ("segment", "ascending")])
+    return from_table(ordered, lambda user: _user_id(reader, user))
+
+
+def groups_of_run(
+    reader: Reader, version: str, run_id: int, users: Sequence[int]
+) -> list[GroupRow]:
+    """Return the groups that a refresh run stored for some users, by user_idx and segment.
+
+    Raises:
+        ChecksumError: A group's bytes are not those that were stored.
+    """
+    table = fetch(reader, _SELECT_RUN, distinct(users), [version, run_id])
     ordered = table.sort_by([("user_idx", "ascending"), ("segment", "ascending")])
     return from_table(ordered, lambda user: _user_id(reader, user))
 

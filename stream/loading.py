@@ -98,6 +98,13 @@ class StateLoader:
             self._ref_ms = counter_store.counter_ref_ms(self._db)
         return self._ref_ms or 0
 
+    def groups_of_run(self, run_id: int, users: Sequence[int]) -> dict[int, list[GroupRow]]:
+        """The groups that a refresh run stored for some users, oldest first."""
+        out: dict[int, list[GroupRow]] = {}
+        for group in tokens.groups_of_run(self._db, self._engine.version, run_id, users):
+            out.setdefault(group.user_idx, []).append(group)
+        return out
+
     def _rounds(self, requests: Sequence[LoadRequest]) -> list[list[int]]:
         """Places of the requests one read can serve: none has a user as of two sets of visible groups."""
         bounds: dict[int, set[int]] = {}

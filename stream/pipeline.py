@@ -360,7 +360,7 @@ class Pipeline:
         if self._refresher is None:
             return
         for run in published:
-            self.scorer.invalidate(self._refresher.touched(run.run_id))
+            self.scorer.published(run.run_id, self._refresher.touched(run.run_id))
             self._pending.remove(run)
 
     def _maintain(self, watermarks: Mapping[tuple[str, int], int]) -> None:

@@ -13,7 +13,7 @@ from stream.slates import Cause, Coverage, Slate, recommendation_id, request_id
 from stream.stored import StoredRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     import pyarrow as pa
 
@@ -37,8 +37,8 @@ class PopularScorer:
         self._shared = shared
         self._config = config
 
-    def invalidate(self, users: Iterable[int]) -> None:
-        """Nothing is kept, so nothing is dropped."""
+    def published(self, run_id: int, users: Sequence[int]) -> None:
+        """Nothing is kept, so nothing changes."""
 
     def score_rows(self, table: pa.Table) -> list[Slate]:
         """Slates for the scored rows of a stored batch, in its order."""

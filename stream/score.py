@@ -10,20 +10,21 @@ import numpy as np
 from stream.advance import Advance
 from stream.cache import StateCache
 from stream.facts import narrowed
-from stream.loading import LoadRequest, StateLoader, StateMode
+from stream.loading import LoadRequest, StateLoader, StateMode, token_block
 from stream.rank import top_items
 from stream.readings import joined, reason
 from stream.slates import Slate, recommendation_id, request_id
 from stream.stored import StoredRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
     from numpy.typing import NDArray
 
     from model.engine import Engine
     from storage.identities import Identities
+    from storage.tokens import GroupRow
     from stream.advance import ReadOutChoice
     from stream.cache import CacheUse
     from stream.config import ServingConfig
@@ -93,9 +94,32 @@ class Scorer:
         """What the cache of user states holds, and how often it helped."""
         return self._states.report()
 
-    def invalidate(self, users: Iterable[int]) -> None:
-        """Drop states that new token groups have outdated; they are loaded again when needed."""
-        self._states.drop(users)
+    def published(self, run_id: int, users: Sequence[int]) -> None:
+        """The groups a refresh run stored for some users are readable from here on: cached states take them in."""
+        cached = [user for user in users if user in self._states]
+        for start in range(0, len(cached), _LOAD_USERS):
+            part = cached[start : start + _LOAD_USERS]
+            groups = self._loader.groups_of_run(run_id, part)
+            fitting = {
+                user: groups[user]
+                for user in part
+                if user in groups and _follow(self._states[user], groups[user])
+            }
+            self._states.drop(user for user in part if user not in fitting)
+            self._take_in(fitting)
+
+    def _take_in(self, groups: Mapping[int, Sequence[GroupRow]]) -> None:
+        """Put groups in the place of the raw rows they stand for."""
+        states = [self._states[user] for user in groups]
+        blocks = [[token_block(group) for group in own] for own in groups.values()]
+        swapped = self._engine.swap([state.cache for state in states], blocks)
+        for state, own, (cache, hidden) in zip(states, groups.values(), swapped, strict=True):
+            state.cache = cache
+            state.groups = cache.n_tokens // self._engine.config.n_tokens
+            state.covered_through_ms = own[-1].last.h_ts_ms
+            state.first_recent = own[-1].last_ordinal + 1
+            state.hidden = hidden[-1].float().numpy().copy() if len(hidden) else None
+            self._states.put(state)
 
     def score_rows(self, table: pa.Table) -> list[Slate]:
         """Slates for the scored rows of a stored batch, in its order; other rows only move the states."""
@@ -226,3 +250,14 @@ class Scorer:
                 readout=kind,
                 popularity_cut_ms=cut_ms,
             )
+
+
+def _follow(state: UserState, groups: Sequence[GroupRow]) -> bool:
+    """Whether a state holds raw exactly the rows that groups cover, and what comes after."""
+    starts = [group.last_ordinal + 1 - group.n_items for group in groups]
+    ends = [group.last_ordinal + 1 for group in groups]
+    return (
+        state.left_out == 0
+        and starts == [state.first_recent, *ends[:-1]]
+        and ends[-1] <= state.n_history
+    )

@@ -118,7 +118,7 @@ def test_memory_grows_by_pages_and_counts_itself(engine: Engine) -> None:
         sizes.append(cache.nbytes)
     assert cache.length == 40
     config = engine.config
-    row = 2 * config.n_layers * config.d_kv * 4 + 4 * 8
+    row = 2 * config.n_layers * config.d_kv * 4 + 6 * 8
     assert sorted(set(sizes)) == [16 * row, 32 * row, 48 * row]
     assert engine.arena.used_nbytes == cache.nbytes
 
@@ -135,6 +135,28 @@ def test_a_dropped_cache_gives_its_pages_to_the_next_user(engine: Engine) -> Non
         again = engine.new_cache(blocks)
         assert torch.equal(engine.extend([again], [rows_of(slots, 12, 32)])[0], expected)
         assert (engine.arena.used_nbytes, engine.arena.n_pages) == (used, pages)
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 3])
+def test_a_swapped_cache_is_the_one_built_from_all_groups(window: int | None) -> None:
+    engine = tiny_engine(window=window, state_dtype="float32")
+    slots = [user([6, 6, 6, 6], 5), user([6, 6, 6], 9, seed=1)]
+    blocks = [compress_all(engine, one) for one in slots]
+    for old, end in ((1, 3), (0, 2), (2, 3)):
+        caches = [engine.new_cache(own[:old]) for own in blocks]
+        engine.extend(caches, [rows_of(one, 6 * old, 23) for one in slots])
+        used = engine.arena.used_nbytes
+        swapped = engine.swap(caches, [own[old:end] for own in blocks])
+        for (cache, hidden), own, one in zip(swapped, blocks, slots, strict=True):
+            whole = engine.new_cache(own[:end])
+            (expected,) = engine.extend([whole], [rows_of(one, 6 * end, 23)])
+            torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
+            assert (cache.n_tokens, cache.length) == (whole.n_tokens, whole.length)
+            assert cache.next_ordinal == whole.next_ordinal
+            asked = [engine.request([each], LATER) for each in (cache, whole)]
+            torch.testing.assert_close(*asked, atol=1e-5, rtol=1e-5)
+        del swapped, cache, whole
+        assert engine.arena.used_nbytes == used
 
 
 def test_a_growing_arena_keeps_what_it_holds(engine: Engine) -> None:

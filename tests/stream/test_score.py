@@ -106,9 +106,26 @@ def test_memory_stays_within_its_limits(tmp_path: Path) -> None:
         states = scorer._states.values()
         assert scorer.cache_use().bytes == sum(state.nbytes for state in states) > 0
         assert scorer.cache_use().evictions > 0
-        scorer.invalidate([state.user_idx for state in states])
+        scorer._states.drop([state.user_idx for state in states])
         assert (scorer.cache_use().users, scorer.cache_use().bytes) == (0, 0)
     assert max(seen) == 3
+
+
+def test_cached_states_take_in_new_groups_without_being_read_again(tmp_path: Path) -> None:
+    log = steady(60)
+    config = pipeline_config(ENGINE, max_batch_records=10, tick_interval_s=6 * HOUR_MS // 1000)
+    with opened(tmp_path / "a.db", ENGINE, config, source=memory_source(log)) as pipeline:
+        pipeline.run()
+        scorer = scorer_of(pipeline)
+        assert scorer.cache_use().misses == 1  # its first event
+        assert pipeline.summary.segments > 6
+        kept = scorer._states.values()
+        loaded = scorer._loader.load([LoadRequest(state.user_idx) for state in kept])
+        for state, fresh in zip(kept, loaded, strict=True):
+            assert (state.groups, state.first_recent) == (fresh.groups, fresh.first_recent)
+            assert state.covered_through_ms == fresh.covered_through_ms
+            assert state.hidden is not None
+            np.testing.assert_allclose(state.hidden, fresh.hidden, atol=1e-4)
 
 
 def test_the_byte_limit_alone_evicts_too(tmp_path: Path) -> None:
