@@ -2,8 +2,7 @@
 
 One allocation serves every user: rows lie in pages of ``PAGE_ROWS``, a cache is a list of page
 numbers, and a batch of users is read by one gather per layer instead of a loop over users. Memory
-is asked for zeroed and is not touched before a page is used, so a reserved arena costs what its
-users fill.
+is not touched before a page is used, so a large arena costs what its users fill.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.backbone import KeyValues, dtype_of
+from model.backbone import KeyValues
 from model.config import ModelConfig
 
 PAGE_ROWS = 16
@@ -39,12 +38,12 @@ class Arena:
     def __init__(self, config: ModelConfig) -> None:
         self._layers = config.n_layers
         self._d_kv = config.d_kv
-        self._dtype = dtype_of(config.compute_dtype)
+        self._compute_dtype = np.dtype(config.compute_dtype)
         self._kv = self._new_kv(0)
         self._meta = torch.zeros(_META, 0, PAGE_ROWS, dtype=torch.int64)
         self._free: list[int] = []
         self._used = 0
-        row = 2 * config.n_layers * config.d_kv * self._dtype.itemsize + _META * 8
+        row = 2 * config.n_layers * config.d_kv * self._compute_dtype.itemsize + _META * 8
         self.page_nbytes = PAGE_ROWS * row
 
     @property
@@ -56,10 +55,6 @@ class Arena:
     def used_nbytes(self) -> int:
         """Memory of the pages in use, bytes."""
         return self._used * self.page_nbytes
-
-    def reserve(self, nbytes: int) -> None:
-        """Make room for so many bytes of pages at once, so that filling them never copies."""
-        self._grow(-(-nbytes // self.page_nbytes))
 
     def take(self, count: int) -> list[int]:
         """Numbers of ``count`` pages, now in use; the arena doubles where none are free."""
@@ -122,8 +117,9 @@ class Arena:
         self._free = [*range(n_pages - 1, have - 1, -1), *self._free]
 
     def _new_kv(self, n_pages: int) -> Tensor:
-        # zeros, not empty: what a mask leaves out is still multiplied, and must be finite
-        return torch.zeros(self._layers, 2, n_pages, PAGE_ROWS * self._d_kv, dtype=self._dtype)
+        # zeros, for what a mask leaves out is still multiplied; numpy's cost no memory until used
+        shape = (self._layers, 2, n_pages, PAGE_ROWS * self._d_kv)
+        return torch.from_numpy(np.zeros(shape, self._compute_dtype))
 
 
 def page_table(pages: Iterable[list[int]], rows: int) -> Tensor:
