@@ -64,11 +64,16 @@ ORDER BY s.user_idx, s.ordinal
 """
 
 
-def append(tx: Tx, table: pa.Table) -> int:
+def append(tx: Tx, table: pa.Table, *, first: bool = True) -> int:
     """Append interactions (`INTERACTION_SCHEMA`) in log order and return their number.
 
     The first append of a database fixes the reference time of its counters: the UTC midnight at or
     before the first row's event time, unless one was set.
+
+    Args:
+        tx: The transaction.
+        table: The rows.
+        first: Whether it may be the first append; a writer that knows of an earlier one saves a query.
 
     Raises:
         StorageError: Columns are missing, unknown or of a wrong type.
@@ -77,7 +82,7 @@ def append(tx: Tx, table: pa.Table) -> int:
         rows = table.select(INTERACTION_SCHEMA.names).cast(INTERACTION_SCHEMA)
     except (KeyError, ValueError, pa.ArrowException) as error:
         raise StorageError(f"interactions to append do not fit the table: {error}") from error
-    if rows.num_rows and counters.counter_ref_ms(tx) is None:
+    if first and rows.num_rows and counters.counter_ref_ms(tx) is None:
         first_ms = rows["ts_ms"][0].as_py()
         counters.set_counter_ref(tx, first_ms - first_ms % counters.DAY_MS)
     return tx.insert("interactions_hot", rows)

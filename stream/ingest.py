@@ -105,11 +105,11 @@ class Ingest:
         dead_rows = [*batch.dead, *refused]
         with self._db.transaction() as tx:
             rows = self._rows(tx, table, now)
-            interactions.append(tx, rows)
+            interactions.append(tx, rows, first=not self.next_offsets)
             self._store_items(tx, batch.items)
             _store_dead(tx, dead_rows, now)
             ranges = self._ranges(batch, rows, dead_rows)
-            positions.append(tx, ranges, at=now)
+            positions.append(tx, ranges, at=now, ends=self.next_offsets)
             if scored:
                 positions.set_scored(tx, {(r.topic, r.part): r.next_off for r in ranges}, now)
         self._advance(ranges)

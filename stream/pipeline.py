@@ -131,9 +131,9 @@ class Pipeline:
         """
         self.resume()
         limit = None if max_records is None else self.summary.records + max_records
+        size = self.config.stream.batch_records(scoring=self.config.score)
         while limit is None or self.summary.records < limit:
-            room = self.config.stream.max_batch_records
-            room = room if limit is None else min(room, limit - self.summary.records)
+            room = size if limit is None else min(size, limit - self.summary.records)
             batch = self._timed("poll", partial(self._poll, room))
             self.process(batch, on_interval)
             if on_progress is not None:
@@ -288,7 +288,7 @@ class Pipeline:
         source.seek({p: off for p, off in known.items() if off})
         records = 0
         while True:
-            batch = source.poll(self.config.stream.max_batch_records)
+            batch = source.poll(self.config.stream.batch_records(scoring=False))
             if batch.ranges:
                 records += self.ingest.store(
                     batch, now=self._clock.now(), scored=True
