@@ -25,7 +25,6 @@ from storage.records import (
     Reader,
     partition_table,
     to_timestamp,
-    wanted_users,
 )
 
 __all__ = [
@@ -38,29 +37,19 @@ __all__ = [
     "hot_count",
     "load_history",
     "load_recents",
+    "open_rows",
     "popularity",
     "read_range",
     "seen_items",
-    "segment_rows",
+    "uncovered_rows",
 ]
 
 _SELECT_HISTORY = "SELECT * EXCLUDE (hot, h_ts) FROM rows_ms WHERE in_history"
-_SELECT_SEGMENTS = """
-WITH w AS (
-    SELECT wanted.*, u.topic AS home_topic, u.part AS home_part
-    FROM wanted LEFT JOIN users u ON u.user_idx = wanted.user_idx
-)
-SELECT s.* EXCLUDE (hot, h_ts)
-FROM (
-    SELECT r.*, row_number() OVER (PARTITION BY r.user_idx
-        ORDER BY r.h_ts_ms, r.h_seq, r.h_part, r.h_off, r.displaced, r.off, r.topic) - 1 AS ordinal
-    FROM rows_ms r JOIN w ON w.user_idx = r.user_idx
-    WHERE r.in_history
-        AND (w.upto IS NULL OR r.off < w.upto
-            OR NOT (r.topic = w.home_topic AND r.part = w.home_part))
-) s JOIN segments g
-    ON g.user_idx = s.user_idx AND s.ordinal BETWEEN g.first_ordinal AND g.last_ordinal
-ORDER BY s.user_idx, s.ordinal
+_SELECT_UNCOVERED = """
+SELECT r.user_idx, r.item_idx, r.event_type, epoch_ms(r.h_ts) AS h_ts_ms,
+    r.h_seq, r.h_part, r.h_off, r.displaced, r.off
+FROM rows_all r JOIN wanted w ON w.user_idx = r.user_idx AND r.h_ts >= make_timestamp(w.oldest_ms * 1000)
+WHERE r.in_history
 """
 
 
@@ -185,20 +174,50 @@ def due_counts(
     )
 
 
-def segment_rows(
-    reader: Reader, wanted: pa.Table, *, as_of: Mapping[int, int] | None = None
-) -> pa.Table:
-    """Return the history rows of given stretches of ordinals, with `ordinal`, by user and ordinal.
+def open_rows(reader: Reader, watermarks: Mapping[PartitionKey, int]) -> pa.Table:
+    """Return (user_idx, h_ts_ms, topic, part) of the history rows that `due_counts` leaves out.
 
     Args:
         reader: Where to read.
-        wanted: (user_idx, first_ordinal, last_ordinal), the last one included; a user may have several
-            stretches that do not overlap.
-        as_of: Exclusive upper offset in the user's home partition.
+        watermarks: Epoch ms per partition; users of other partitions are left out.
     """
-    segments = wanted.select(["user_idx", "first_ordinal", "last_ordinal"])
-    users = wanted_users(segments["user_idx"].to_pylist(), as_of)
-    return reader.query(_SELECT_SEGMENTS, tables={"wanted": users, "segments": segments})
+    return reader.query(
+        """
+        SELECT r.user_idx, epoch_ms(r.h_ts) AS h_ts_ms, u.topic, u.part
+        FROM rows_all r
+        JOIN users u ON u.user_idx = r.user_idx
+        JOIN marks m ON m.topic = u.topic AND m.part = u.part
+        WHERE r.in_history AND r.h_ts >= make_timestamp(m.watermark_ms * 1000)
+        """,
+        tables={"marks": partition_table(watermarks, "watermark_ms")},
+    )
+
+
+def uncovered_rows(
+    reader: Reader, after: Mapping[int, HistoryKey | None], first: Mapping[int, int]
+) -> pa.Table:
+    """Return each user's oldest history rows after a key, by user_idx and history order.
+
+    Args:
+        reader: Where to read.
+        after: Exclusive lower key per user; None for the whole history.
+        first: How many rows of each user at most.
+
+    Returns:
+        (user_idx, item_idx, event_type) and the history key.
+    """
+    bounds = {user: key for user, key in after.items() if key is not None}
+    oldest = [bounds[user].h_ts_ms if user in bounds else 0 for user in after]
+    wanted = pa.table({
+        "user_idx": pa.array(list(after), pa.int64()),
+        "oldest_ms": pa.array(oldest, pa.int64()),
+    })
+    rows = reader.query(_SELECT_UNCOVERED, tables={"wanted": wanted})
+    rows = in_history_order(rows.filter(pa.array(side(rows, bounds) > 0)))
+    users = np.asarray(rows["user_idx"].to_numpy(), np.int64)
+    found, start, place = np.unique(users, return_index=True, return_inverse=True)
+    limit = np.array([first[user] for user in found.tolist()], np.int64)
+    return rows.filter(pa.array(np.arange(len(users)) - start[place] < limit[place]))
 
 
 def duplicates_of(reader: Reader, keys: pa.Table, *, min_ts_ms: int | None = None) -> pa.Table:

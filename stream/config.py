@@ -172,6 +172,7 @@ class RefreshConfig:
         visible_delay_s: event-time seconds between a replay's tick and the moment its token groups
             become readable: the time the compression would have taken.
         batch_users: users compressed per round, so per transaction.
+        chain_bytes: memory of the token chains kept between ticks, bytes.
     """
 
     segment_len: int = 64
@@ -179,6 +180,7 @@ class RefreshConfig:
     tick_interval_s: int = 86_400
     visible_delay_s: int = 0
     batch_users: int = 256
+    chain_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import msgspec
 
 from storage import interactions, journal, positions
+from stream.backlog import Backlog
 from stream.binding import bind
 from stream.clock import from_ms, to_ms
 from stream.cuts import cut, rows_before_item, rows_until
@@ -103,11 +104,7 @@ class Pipeline:
         self.ingest = Ingest(db, identities, config.stream, rule)
         self.shared = Shared(db, identities, engine)
         self.scorer = self._build_scorer()
-        self._refresher = (
-            None
-            if engine is None
-            else Refresher(db, engine, compressor or engine, self.shared, config.refresh)
-        )
+        self._refresher = self._build_refresher(compressor)
         self._ticks = Ticks(
             db, self.ingest, self.shared, self._refresher, config, self.scorer.invalidate
         )
@@ -310,6 +307,21 @@ class Pipeline:
         request = StateRequest(-1 if user is None else user, now, mode=mode)
         slate = self.scorer.slate(request, top_k=top_k)
         return msgspec.structs.replace(slate, user_id=user_id)
+
+    def _build_refresher(self, compressor: Compressor | None) -> Refresher | None:
+        if self.engine is None:
+            return None
+        backlog = Backlog(self.config.refresh.segment_len, self.config.refresh.r_min)
+        backlog.load(self.db, self.engine.version, self.ingest.watermarks())
+        self.ingest.tell(backlog.stored)
+        return Refresher(
+            self.db,
+            self.engine,
+            compressor or self.engine,
+            self.shared,
+            backlog,
+            self.config.refresh,
+        )
 
     def _build_scorer(self) -> Scorer | PopularScorer:
         config = self.config

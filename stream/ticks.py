@@ -103,8 +103,8 @@ class Ticks:
         if self._refresher is not None:
             report = self._refresher.run(watermarks, now)
             segments, users = report.segments, report.users
-            if report.run_id is not None:
-                self._pending = self._refresher.unpublished()
+            if report.run is not None:
+                self._pending.append(report.run)
         self._apply(now, watermarks)
         self._maintain(watermarks)
         return TickReport(now, segments, users, perf_counter() - started)
@@ -162,11 +162,12 @@ class Ticks:
 
     def _maintain(self, watermarks: Mapping[tuple[str, int], int]) -> None:
         """Rotate a hot table grown past its limit into a sorted run, merge runs, join touching position ranges."""
-        if not watermarks or rotation.hot_rows(self._db) < self._config.rotate_rows:
+        if not watermarks or self._ingest.hot_rows < self._config.rotate_rows:
             return
         before = min(watermarks.values()) - self._config.stream.visit_gap_ms
         with self._db.transaction() as tx:
-            rotation.rotate(tx, below=positions.scored_offsets(tx), before_ms=before)
+            moved = rotation.rotate(tx, below=positions.scored_offsets(tx), before_ms=before)
             rotation.merge_runs(tx, max_runs=self._config.max_runs)
             positions.compact(tx)
+        self._ingest.hot_rows -= moved
         self._db.checkpoint()
