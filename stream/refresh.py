@@ -14,7 +14,7 @@ import numpy as np
 
 from model.engine import SegmentJob, TokenBlock
 from storage import journal, runs, tokens, visibility
-from storage.runs import RunRow
+from storage.runs import RunRow, Status
 from storage.tokens import GroupRow
 from stream.clock import to_ms
 from stream.loading import token_block
@@ -43,12 +43,11 @@ class Compressor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RefreshReport:
-    """Outcome of one tick's compression; `run` is None where nothing was due."""
+    """Outcome of one tick's compression."""
 
     users: int
     segments: int
-    seconds: float
-    run: RunRow | None
+    run: RunRow
 
 
 class Refresher:
@@ -83,48 +82,57 @@ class Refresher:
         self,
         watermarks: Mapping[tuple[str, int], int],
         now: datetime,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> RefreshReport:
-        """Compress everything due at the watermarks; groups become visible by `publish`."""
+        record: Callable[[Tx, RunRow], None] | None = None,
+    ) -> RefreshReport | None:
+        """Compress everything due at the watermarks; None where nothing is. Groups become visible by `publish`.
+
+        Args:
+            watermarks: epoch ms per partition.
+            now: time of the tick.
+            record: called with the finished run in the transaction of its last groups.
+        """
         started = perf_counter()
         due = self.plan(watermarks)
         if not due:
-            return RefreshReport(0, 0, 0.0, None)
+            return None
         total = sum(map(len, due))
         run = self._run_row(now, watermarks, len(due), total)
         step = self._config.batch_users
-        done = 0
         for start in range(0, len(due), step):
-            chains = self._read_chains(due[start : start + step])
-            groups = self._compress(due[start : start + step], chains, run.run_id, now)
-            done += len(groups)
-            seconds = perf_counter() - started
-            run = replace(run, seconds=seconds, status="done" if done == total else "running")
-            held = {d.user_idx: d.first for d in due[start : start + step]}
-            self._store(run, groups, held, first=start == 0)
-            for user, chain in chains.items():
-                self._kept.put(user, chain)
-            if on_progress is not None:
-                on_progress(done, total)
+            part = due[start : start + step]
+            chains = self._read_chains(part)
+            groups = self._compress(part, chains, run.run_id, now)
+            last = start + step >= len(due)
+            status: Status = "done" if last else "running"
+            run = replace(run, seconds=perf_counter() - started, status=status)
+            with self._db.transaction() as tx:
+                self._store(tx, run, groups, part, first=start == 0)
+                if last and record is not None:
+                    record(tx, run)
+            self._keep(groups, chains)
         self._next_run += 1
         self._touched[run.run_id] = [d.user_idx for d in due]
-        return RefreshReport(len(due), total, run.seconds, run)
+        return RefreshReport(len(due), total, run)
 
     def _store(
-        self, run: RunRow, groups: Sequence[GroupRow], held: Mapping[int, int], *, first: bool
+        self, tx: Tx, run: RunRow, groups: Sequence[GroupRow], due: Sequence[Due], *, first: bool
     ) -> None:
-        """Write some of a run's groups and how far the run is, in one transaction."""
-        with self._db.transaction() as tx:
-            if first:
-                runs.add_run(tx, run)
-            else:
-                runs.put_run(tx, run)
-            tokens.put_groups(tx, groups, counts=held)
+        """Write some of a run's groups and how far the run is."""
+        if first:
+            runs.add_run(tx, run)
+        else:
+            runs.put_run(tx, run)
+        tokens.put_groups(tx, groups, counts={d.user_idx: d.first for d in due})
+
+    def _keep(self, groups: Sequence[GroupRow], chains: Mapping[int, Chain]) -> None:
+        """Take note of groups that are stored."""
         ends = {group.user_idx: group.segment + 1 for group in groups}  # oldest first
         self._backlog.compressed(
             np.fromiter(ends.keys(), np.int64, len(ends)),
             np.fromiter(ends.values(), np.int64, len(ends)),
         )
+        for user, chain in chains.items():
+            self._kept.put(user, chain)
 
     def _run_row(
         self,

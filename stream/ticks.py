@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,7 @@ class Ticks:
         self._invalidate = invalidate
         self._interval_ms = config.refresh.tick_interval_s * 1000
         self._pending: list[RunRow] = refresher.unpublished() if refresher else []
+        self._shown: list[RunRow] = []
         entry = journal.latest(db, "popularity")
         self._last: int | None = None if entry is None else int(entry.detail["tick"])
 
@@ -91,22 +93,22 @@ class Ticks:
             return self.run(from_ms(now))
         if self._pending:
             with self._db.transaction() as tx:
-                ready = self._publish(tx, now)
-            self._forget(ready)
+                self._publish(tx, now)
+            self._forget()
         return None
 
     def run(self, now: datetime) -> TickReport:
         """Compress what is due, publish what is ready, renew candidates and popularity; in that order, then maintenance."""
         started = perf_counter()
         watermarks = self._ingest.watermarks()
-        segments = users = 0
-        if self._refresher is not None:
-            report = self._refresher.run(watermarks, now)
-            segments, users = report.segments, report.users
-            if report.run is not None:
-                self._pending.append(report.run)
-        self._apply(now, watermarks)
+        record = partial(self._record, now=now, watermarks=watermarks)
+        report = None if self._refresher is None else self._refresher.run(watermarks, now, record)
+        if report is None:
+            with self._db.transaction() as tx:
+                record(tx, None)
+        self._renew()
         self._maintain(watermarks)
+        users, segments = (report.users, report.segments) if report else (0, 0)
         return TickReport(now, segments, users, perf_counter() - started)
 
     def _number(self, now_ms: int) -> int:
@@ -115,25 +117,35 @@ class Ticks:
     def _is_new(self, now_ms: int) -> bool:
         return self._last is None or self._number(now_ms) > self._last
 
-    def _apply(self, now: datetime, watermarks: Mapping[tuple[str, int], int]) -> None:
-        """One transaction from which readers see what the tick changed."""
+    def _record(
+        self,
+        tx: Tx,
+        run: RunRow | None,
+        *,
+        now: datetime,
+        watermarks: Mapping[tuple[str, int], int],
+    ) -> None:
+        """Write what readers see from this tick on, in the transaction of the newest run's last groups."""
+        if run is not None:
+            self._pending.append(run)
+        self._publish(tx, to_ms(now))
         clock = self.clock_ms
-        number = None if clock is None else self._number(clock)
-        with self._db.transaction() as tx:
-            ready = self._publish(tx, to_ms(now))
-            if watermarks and number is not None:
-                self._shared.record_tick(
-                    tx,
-                    now,
-                    self._ingest.next_offsets,
-                    watermark_ms=max(watermarks.values()),
-                    tick=number,
-                )
+        self._last = None if clock is None else self._number(clock)
+        if watermarks and self._last is not None:
+            self._shared.record_tick(
+                tx,
+                now,
+                self._ingest.next_offsets,
+                watermark_ms=max(watermarks.values()),
+                tick=self._last,
+            )
+
+    def _renew(self) -> None:
+        """Follow what a tick recorded."""
         self._shared.renew()
         if self._config.score:
             self._shared.now()  # item records stored from here on wait for the next tick
-        self._last = number
-        self._forget(ready)
+        self._forget()
 
     def _ready(self, now_ms: int, *, undated: bool = True) -> list[RunRow]:
         """Runs that may become visible; `undated` takes in those whose time was not fixed."""
@@ -143,22 +155,22 @@ class Ticks:
             if (undated if run.visible_from_ms is None else run.visible_from_ms <= now_ms)
         ]
 
-    def _publish(self, tx: Tx, now_ms: int) -> list[RunRow]:
-        """Journal every finished run whose time has come; returns them."""
-        if self._refresher is None:
-            return []
-        ready = self._ready(now_ms)
-        for run in ready:
-            self._refresher.publish(tx, run.run_id, self._ingest.next_offsets, from_ms(now_ms))
-        return ready
-
-    def _forget(self, published: Sequence[RunRow]) -> None:
-        """Drop cached states that published runs have outdated."""
+    def _publish(self, tx: Tx, now_ms: int) -> None:
+        """Journal every finished run whose time has come."""
         if self._refresher is None:
             return
-        for run in published:
+        self._shown = self._ready(now_ms)
+        for run in self._shown:
+            self._refresher.publish(tx, run.run_id, self._ingest.next_offsets, from_ms(now_ms))
+
+    def _forget(self) -> None:
+        """Drop cached states that the runs just published have outdated."""
+        if self._refresher is None:
+            return
+        for run in self._shown:
             self._invalidate(self._refresher.touched(run.run_id))
             self._pending.remove(run)
+        self._shown = []
 
     def _maintain(self, watermarks: Mapping[tuple[str, int], int]) -> None:
         """Rotate a hot table grown past its limit into a sorted run, merge runs, join touching position ranges."""
