@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from storage import interactions, tokens
+from storage import backlog, tokens
 from stream.judge import partition_rows
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Backlog:
 
     def load(self, reader: Reader, version: str, watermarks: Mapping[PartitionKey, int]) -> None:
         """Count what is stored: rows before the watermarks, the rows after them, groups of a model version."""
-        counts = interactions.due_counts(reader, watermarks)
+        counts = backlog.due_counts(reader, watermarks)
         users = counts["user_idx"].to_numpy()
         self._reserve(users)
         self._before[users] = counts["n_before"].to_numpy()
@@ -49,7 +49,7 @@ class Backlog:
         users = np.fromiter(groups.keys(), np.int64, len(groups))
         self._reserve(users)
         self._groups[users] = np.fromiter(groups.values(), np.int32, len(groups))
-        self._add(interactions.open_rows(reader, watermarks))
+        self._add(backlog.open_rows(reader, watermarks))
 
     def stored(self, rows: pa.Table) -> None:
         """Take in rows that were stored."""

@@ -68,6 +68,7 @@ class StreamConfig:
         min_dead_records: ... and at least this many records are bad.
         max_batch_records: records per poll, so per transaction; 0 means 10,000 where slates are
             written and 50,000 where events are only stored.
+        seen_bytes: memory of the filter that knows which event ids were stored, bytes; 4 per event.
     """
 
     event_types: dict[str, EventType] = field(default_factory=dict)
@@ -79,6 +80,7 @@ class StreamConfig:
     max_dead_share: float = 0.1
     min_dead_records: int = 100
     max_batch_records: int = 0
+    seen_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use."""
@@ -87,8 +89,9 @@ class StreamConfig:
                 raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
         if not 0 <= self.max_dead_share <= 1:
             raise ValueError(f"max_dead_share must be between 0 and 1, not {self.max_dead_share}")
-        if self.min_dead_records < 1:
-            raise ValueError(f"min_dead_records must be >= 1, not {self.min_dead_records}")
+        for name in ("min_dead_records", "seen_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, not {getattr(self, name)}")
 
     def batch_records(self, *, scoring: bool) -> int:
         """Return how many records one poll takes: a crash repeats the slates of at most one batch."""

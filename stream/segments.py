@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model.engine import Rows, TokenBlock
-from storage import interactions
+from storage import backlog
 from storage.records import HistoryKey
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class SegmentRows:
     ) -> None:
         self._n = n = engine.config.segment_len
         self._due = {d.user_idx: d for d in due}
-        table = interactions.uncovered_rows(
+        table = backlog.uncovered_rows(
             reader,
             {d.user_idx: chains[d.user_idx].last for d in due},
             {d.user_idx: len(d) * n for d in due},
