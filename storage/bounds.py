@@ -94,14 +94,14 @@ def side(rows: pa.Table, keys: Mapping[int, HistoryKey] | None) -> npt.NDArray[n
 
 
 def in_history_order(rows: pa.Table) -> pa.Table:
-    """Return the rows by user_idx and history order."""
+    """Return the rows by user_idx and history order; without a topic, rows of one place keep their order."""
     if rows.num_rows < 2:
         return rows
-    topics = rows["topic"].combine_chunks().dictionary_encode()
-    names = topics.dictionary.to_pylist()
-    rank = np.argsort(np.argsort(np.array(names)))
     keys = [_ints(rows, name) for name in ("user_idx", *KEY_COLUMNS)]
-    keys.append(rank[topics.indices.to_numpy(zero_copy_only=False)])
+    if "topic" in rows.column_names:
+        topics = rows["topic"].combine_chunks().dictionary_encode()
+        rank = np.argsort(np.argsort(np.array(topics.dictionary.to_pylist())))
+        keys.append(rank[topics.indices.to_numpy(zero_copy_only=False)])
     return rows.take(pa.array(np.lexsort(keys[::-1])))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -113,30 +113,27 @@ def check_shape(row: GroupRow) -> None:
 
 def to_table(rows: Sequence[GroupRow]) -> pa.Table:
     """Return groups as rows for the groups table; checksums and means are computed where left out."""
-    full = [
-        replace(
-            row,
-            checksum=checksum64(row.kv) if row.checksum is None else row.checksum,
-            mean_out=row.outputs.mean(axis=0) if row.mean_out is None else row.mean_out,
-        )
-        for row in rows
-    ]
     columns: dict[str, pa.Array] = {
-        name: pa.array([getattr(row, name) for row in full], kind) for name, kind in _PLAIN_TYPES
+        name: pa.array([getattr(row, name) for row in rows], kind)
+        for name, kind in _PLAIN_TYPES
+        if name != "checksum"
     }
-    columns["bytes"] = pa.array([len(row.kv) for row in full], pa.int64())
+    checksums = [checksum64(row.kv) if row.checksum is None else row.checksum for row in rows]
+    columns["checksum"] = pa.array(checksums, pa.uint64())
+    columns["bytes"] = pa.array([len(row.kv) for row in rows], pa.int64())
     for end in ("first", "last"):
         for place, (name, kind) in enumerate(_KEY_TYPES):
-            values = [getattr(row, end)[place] for row in full]
+            values = [getattr(row, end)[place] for row in rows]
             columns[f"{end}_{name}"] = pa.array(values, kind)
     floats = pa.list_(pa.float32())
-    columns["outputs"] = pa.array([_flat(row.outputs) for row in full], floats)
-    columns["mean_out"] = pa.array([_flat(row.mean_out) for row in full], floats)
+    means = [row.outputs.mean(axis=0) if row.mean_out is None else row.mean_out for row in rows]
+    columns["outputs"] = pa.array([_flat(row.outputs) for row in rows], floats)
+    columns["mean_out"] = pa.array([_flat(mean) for mean in means], floats)
     return pa.table(columns)
 
 
-def _flat(values: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
-    return None if values is None else np.ascontiguousarray(values, np.float32).reshape(-1)
+def _flat(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.ascontiguousarray(values, np.float32).reshape(-1)
 
 
 def from_table(table: pa.Table, user_id: Callable[[int], str]) -> list[GroupRow]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from storage.database import Tx
+from storage.dictionary import Dictionary
 from storage.errors import IdentityError
 from storage.records import PartitionKey, Reader
 
@@ -17,50 +18,16 @@ Strings: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
 Integers: TypeAlias = Sequence[int] | npt.NDArray[np.int64] | pa.Array | pa.ChunkedArray
 
 
-class _Dictionary:
-    """Strings numbered from 0 in order of first sight."""
-
-    def __init__(self, ids: list[str]) -> None:
-        self.ids = ids
-        self.index = {name: place for place, name in enumerate(ids)}
-
-    def encode(self, names: pa.Array) -> tuple[npt.NDArray[np.int64], list[int]]:
-        """Return the indexes of `names` and, for each new name, the row where it first stands."""
-        coded = names.dictionary_encode()
-        rows = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        known = np.empty(len(coded.dictionary), np.int64)
-        fresh: list[int] = []
-        for place, name in enumerate(coded.dictionary.to_pylist()):
-            found = self.index.get(name)
-            if found is None:
-                found = len(self.ids)
-                self.ids.append(name)
-                self.index[name] = found
-                fresh.append(place)
-            known[place] = found
-        if fresh:
-            first_rows = np.unique(rows, return_index=True)[1]
-            fresh = [int(first_rows[place]) for place in fresh]
-        return known[rows], fresh
-
-    def cut(self, size: int) -> None:
-        """Forget the names from index `size` on."""
-        for name in self.ids[size:]:
-            del self.index[name]
-        del self.ids[size:]
-
-
 class Identities:
     """The dictionaries of one database; the writer assigns, any thread looks up."""
 
-    def __init__(self, users: list[str], homes: list[PartitionKey], item_ids: list[str]) -> None:
-        self._users = _Dictionary(users)
-        self._items = _Dictionary(item_ids)
+    def __init__(self, users: Dictionary, item_ids: Dictionary) -> None:
+        self._users = users
+        self._items = item_ids
+        self._item_names: list[str] = []  # as many as were asked for
         self._codes: dict[PartitionKey, int] = {}
         self._partitions: list[PartitionKey] = []
         self._homes = np.empty(max(1024, 2 * len(users)), np.int32)
-        for place, home in enumerate(homes):
-            self._homes[place] = self._code(home)
 
     @classmethod
     def load(cls, reader: Reader) -> Identities:
@@ -71,9 +38,9 @@ class Identities:
         """
         users = reader.query("SELECT user_idx, user_id, topic, part FROM users ORDER BY user_idx")
         items = reader.query("SELECT item_idx, item_id FROM items ORDER BY item_idx")
-        user_ids = _dense(users, "user")
-        homes = list(zip(users["topic"].to_pylist(), users["part"].to_pylist(), strict=True))
-        return cls(user_ids, homes, _dense(items, "item"))
+        found = cls(_dense(users, "user"), _dense(items, "item"))
+        found._set_homes(0, _strings(users["topic"]), _integers(users["part"]))
+        return found
 
     def assign_users(
         self, tx: Tx, user_ids: Strings, topics: Strings, parts: Integers, ts_ms: Integers
@@ -93,16 +60,17 @@ class Identities:
         size = self.n_users
         tx.on_rollback(lambda: self._users.cut(size))
         indexes, fresh = self._users.encode(_strings(user_ids))
-        if fresh:
-            rows = pa.array(fresh, pa.int64())
+        if len(fresh):
+            rows, numbers = pa.array(fresh, pa.int64()), np.arange(size, self.n_users)
+            topic, part = _strings(topics).take(rows), _integers(parts).take(rows)
+            self._set_homes(size, topic, part)
             new = pa.table({
-                "user_idx": pa.array(range(size, self.n_users), pa.int64()),
-                "user_id": pa.array(self._users.ids[size:], pa.string()),
-                "topic": _strings(topics).take(rows),
-                "part": _integers(parts).take(rows).cast(pa.int32()),
+                "user_idx": numbers,
+                "user_id": self._users.names(numbers),
+                "topic": topic,
+                "part": part.cast(pa.int32()),
                 "first_seen_ms": _integers(ts_ms).take(rows),
             })
-            self._set_homes(size, new["topic"].to_pylist(), new["part"].to_pylist())
             tx.insert("users", new)
         return indexes
 
@@ -120,12 +88,13 @@ class Identities:
             source: What made the item known.
         """
         size = self.n_items
-        tx.on_rollback(lambda: self._items.cut(size))
+        tx.on_rollback(lambda: self._cut_items(size))
         indexes, fresh = self._items.encode(_strings(item_ids))
-        if fresh:
+        if len(fresh):
+            numbers = np.arange(size, self.n_items)
             new = pa.table({
-                "item_idx": pa.array(range(size, self.n_items), pa.int64()),
-                "item_id": pa.array(self._items.ids[size:], pa.string()),
+                "item_idx": numbers,
+                "item_id": self._items.names(numbers),
                 "first_seen_ms": _integers(ts_ms).take(pa.array(fresh, pa.int64())),
                 "source": pa.array([source] * len(fresh), pa.string()),
             })
@@ -135,43 +104,43 @@ class Identities:
     @property
     def n_users(self) -> int:
         """Number of users."""
-        return len(self._users.ids)
+        return len(self._users)
 
     @property
     def n_items(self) -> int:
         """Number of items."""
-        return len(self._items.ids)
+        return len(self._items)
 
     @property
     def all_item_ids(self) -> list[str]:
         """External item ids; the place in the list is the internal id."""
-        return list(self._items.ids)
+        return list(self._named_items())
 
     def find_user(self, user_id: str) -> int | None:
         """Return the internal id of a user, None when unknown."""
-        return self._users.index.get(user_id)
+        return self._users.find(user_id)
 
     def find_item(self, item_id: str) -> int | None:
         """Return the internal id of an item, None when unknown."""
-        return self._items.index.get(item_id)
+        return self._items.find(item_id)
 
     def user_id(self, user_idx: int) -> str:
         """Return the external id of a user."""
-        return self._users.ids[user_idx]
+        return self._users.name(user_idx)
 
     def item_id(self, item_idx: int) -> str:
         """Return the external id of an item."""
-        return self._items.ids[item_idx]
+        return self._items.name(item_idx)
 
     def user_ids(self, user_idxs: Integers) -> list[str]:
         """Return the external ids of users."""
-        ids = self._users.ids
-        return [ids[place] for place in _integers(user_idxs).to_pylist()]
+        found: list[str] = self._users.names(_integers(user_idxs).to_numpy()).to_pylist()
+        return found
 
     def item_ids(self, item_idxs: Integers) -> list[str]:
         """Return the external ids of items."""
-        ids = self._items.ids
-        return [ids[place] for place in _integers(item_idxs).to_pylist()]
+        names = self._named_items()
+        return [names[place] for place in _integers(item_idxs).to_pylist()]
 
     def partition(self, user_idx: int) -> PartitionKey:
         """Return the home partition of a user."""
@@ -183,24 +152,36 @@ class Identities:
         self, user_idx: npt.NDArray[np.int64], topics: Strings, parts: Integers
     ) -> npt.NDArray[np.bool_]:
         """Return which rows did not come from their user's home partition."""
-        coded = _strings(topics).dictionary_encode()
-        numbers = _integers(parts).to_numpy(zero_copy_only=False)
-        codes = np.full(len(numbers), -1, np.int32)
-        names = coded.dictionary.to_pylist()
-        topic_of = coded.indices.to_numpy(zero_copy_only=False)
-        for place, name in enumerate(names):
-            for part in np.unique(numbers[topic_of == place]):
-                code = self._codes.get((name, int(part)), -1)
-                codes[(topic_of == place) & (numbers == part)] = code
+        codes = np.full(len(user_idx), -1, np.int32)
+        for home, rows in _by_partition(_strings(topics), _integers(parts)):
+            codes[rows] = self._codes.get(home, -1)
         return np.asarray(self._homes[user_idx] != codes, np.bool_)
 
-    def _set_homes(self, start: int, topics: list[str], parts: list[int]) -> None:
-        if start + len(topics) > len(self._homes):
-            grown = np.empty(2 * (start + len(topics)), np.int32)
+    @property
+    def nbytes(self) -> int:
+        """Memory held, bytes, about."""
+        names = sum(len(name) + 57 for name in self._item_names)
+        return self._users.nbytes + self._items.nbytes + int(self._homes.nbytes) + names
+
+    def _named_items(self) -> list[str]:
+        """External item ids by internal one: a catalogue is small, and slates name items all the time."""
+        have = len(self._item_names)
+        if have < self.n_items:
+            self._item_names += self._items.names(np.arange(have, self.n_items)).to_pylist()
+        return self._item_names
+
+    def _cut_items(self, size: int) -> None:
+        self._items.cut(size)
+        del self._item_names[size:]
+
+    def _set_homes(self, start: int, topics: pa.Array, parts: pa.Array) -> None:
+        end = start + len(topics)
+        if end > len(self._homes):
+            grown = np.empty(2 * end, np.int32)
             grown[: len(self._homes)] = self._homes
             self._homes = grown
-        for place, home in enumerate(zip(topics, parts, strict=True), start):
-            self._homes[place] = self._code(home)
+        for home, rows in _by_partition(topics, parts):
+            self._homes[start:end][rows] = self._code(home)
 
     def _code(self, home: PartitionKey) -> int:
         code = self._codes.get(home)
@@ -211,14 +192,33 @@ class Identities:
         return code
 
 
-def _dense(table: pa.Table, what: str) -> list[str]:
+def _dense(table: pa.Table, what: str) -> Dictionary:
     numbers = table[f"{what}_idx"].to_numpy()
-    names: list[str] = table[f"{what}_id"].to_pylist()
-    if not np.array_equal(numbers, np.arange(len(numbers))) or len(set(names)) != len(names):
+    names = Dictionary(_strings(table[f"{what}_id"]))
+    if not np.array_equal(numbers, np.arange(len(numbers))) or len(names) != len(numbers):
         raise IdentityError(
             f"the {what}s table has holes or repeats in its ids; restore a copy or replay the log"
         )
     return names
+
+
+def _by_partition(
+    topics: pa.Array, parts: pa.Array
+) -> list[tuple[PartitionKey, npt.NDArray[np.bool_] | slice]]:
+    """Return the partitions that rows come from, each with its rows."""
+    if not len(topics):
+        return []
+    coded = topics.dictionary_encode()
+    names = coded.dictionary.to_pylist()
+    topic_of = coded.indices.to_numpy(zero_copy_only=False)
+    numbers = parts.to_numpy(zero_copy_only=False)
+    if len(names) == 1 and (numbers == numbers[0]).all():
+        return [((names[0], int(numbers[0])), slice(None))]
+    return [
+        ((name, int(part)), (topic_of == place) & (numbers == part))
+        for place, name in enumerate(names)
+        for part in np.unique(numbers[topic_of == place])
+    ]
 
 
 def _combined(values: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -25,15 +25,14 @@ from storage.records import (
     Reader,
     partition_table,
     to_timestamp,
-    wanted_users,
 )
 
 __all__ = [
     "INTERACTION_SCHEMA",
     "append",
     "digest",
-    "due_counts",
     "duplicates_of",
+    "event_ids",
     "history_counts",
     "hot_count",
     "load_history",
@@ -41,34 +40,22 @@ __all__ = [
     "popularity",
     "read_range",
     "seen_items",
-    "segment_rows",
+    "user_count",
 ]
 
 _SELECT_HISTORY = "SELECT * EXCLUDE (hot, h_ts) FROM rows_ms WHERE in_history"
-_SELECT_SEGMENTS = """
-WITH w AS (
-    SELECT wanted.*, u.topic AS home_topic, u.part AS home_part
-    FROM wanted LEFT JOIN users u ON u.user_idx = wanted.user_idx
-)
-SELECT s.* EXCLUDE (hot, h_ts)
-FROM (
-    SELECT r.*, row_number() OVER (PARTITION BY r.user_idx
-        ORDER BY r.h_ts_ms, r.h_seq, r.h_part, r.h_off, r.displaced, r.off, r.topic) - 1 AS ordinal
-    FROM rows_ms r JOIN w ON w.user_idx = r.user_idx
-    WHERE r.in_history
-        AND (w.upto IS NULL OR r.off < w.upto
-            OR NOT (r.topic = w.home_topic AND r.part = w.home_part))
-) s JOIN segments g
-    ON g.user_idx = s.user_idx AND s.ordinal BETWEEN g.first_ordinal AND g.last_ordinal
-ORDER BY s.user_idx, s.ordinal
-"""
 
 
-def append(tx: Tx, table: pa.Table) -> int:
+def append(tx: Tx, table: pa.Table, *, first: bool = True) -> int:
     """Append interactions (`INTERACTION_SCHEMA`) in log order and return their number.
 
     The first append of a database fixes the reference time of its counters: the UTC midnight at or
     before the first row's event time, unless one was set.
+
+    Args:
+        tx: The transaction.
+        table: The rows.
+        first: Whether it may be the first append; a writer that knows of an earlier one saves a query.
 
     Raises:
         StorageError: Columns are missing, unknown or of a wrong type.
@@ -77,7 +64,7 @@ def append(tx: Tx, table: pa.Table) -> int:
         rows = table.select(INTERACTION_SCHEMA.names).cast(INTERACTION_SCHEMA)
     except (KeyError, ValueError, pa.ArrowException) as error:
         raise StorageError(f"interactions to append do not fit the table: {error}") from error
-    if rows.num_rows and counters.counter_ref_ms(tx) is None:
+    if first and rows.num_rows and counters.counter_ref_ms(tx) is None:
         first_ms = rows["ts_ms"][0].as_py()
         counters.set_counter_ref(tx, first_ms - first_ms % counters.DAY_MS)
     return tx.insert("interactions_hot", rows)
@@ -148,54 +135,6 @@ def seen_items(
     return pairs.sort_by([("user_idx", "ascending"), ("item_idx", "ascending")])
 
 
-def due_counts(
-    reader: Reader,
-    watermarks: Mapping[PartitionKey, int],
-    *,
-    positions: Mapping[PartitionKey, int] | None = None,
-) -> pa.Table:
-    """Return (user_idx, n_before): history rows placed before the watermark of the user's partition.
-
-    Args:
-        reader: Where to read.
-        watermarks: Epoch ms per partition; users of other partitions are left out.
-        positions: Exclusive upper offsets; a row of a partition missing here was not read yet.
-    """
-    return reader.query(
-        """
-        SELECT r.user_idx, count(*) AS n_before
-        FROM rows_all r
-        JOIN users u ON u.user_idx = r.user_idx
-        JOIN marks m ON m.topic = u.topic AND m.part = u.part
-        LEFT JOIN bounds b ON b.topic = r.topic AND b.part = r.part
-        WHERE r.in_history AND r.h_ts < make_timestamp(m.watermark_ms * 1000)
-            AND (? OR r.off < b.next_off)
-        GROUP BY r.user_idx ORDER BY r.user_idx
-        """,
-        [positions is None],
-        tables={
-            "marks": partition_table(watermarks, "watermark_ms"),
-            "bounds": partition_table(positions, "next_off"),
-        },
-    )
-
-
-def segment_rows(
-    reader: Reader, wanted: pa.Table, *, as_of: Mapping[int, int] | None = None
-) -> pa.Table:
-    """Return the history rows of given stretches of ordinals, with `ordinal`, by user and ordinal.
-
-    Args:
-        reader: Where to read.
-        wanted: (user_idx, first_ordinal, last_ordinal), the last one included; a user may have several
-            stretches that do not overlap.
-        as_of: Exclusive upper offset in the user's home partition.
-    """
-    segments = wanted.select(["user_idx", "first_ordinal", "last_ordinal"])
-    users = wanted_users(segments["user_idx"].to_pylist(), as_of)
-    return reader.query(_SELECT_SEGMENTS, tables={"wanted": users, "segments": segments})
-
-
 def duplicates_of(reader: Reader, keys: pa.Table, *, min_ts_ms: int | None = None) -> pa.Table:
     """Return every stored row with one of the given (user_idx, event_id), in log order.
 
@@ -215,6 +154,20 @@ def duplicates_of(reader: Reader, keys: pa.Table, *, min_ts_ms: int | None = Non
         """,
         [min_ts_ms, min_ts_ms],
         tables={"keys": keys.select(["user_idx", "event_id"])},
+    )
+
+
+def user_count(reader: Reader) -> int:
+    """Return how many users there are."""
+    return int(reader.query("SELECT count(*) AS n FROM users")["n"][0].as_py())
+
+
+def event_ids(reader: Reader, first: int, after: int) -> pa.Table:
+    """Return (user_idx, event_id) of every stored row that has one, of users first..after-1."""
+    return reader.query(
+        "SELECT user_idx, event_id FROM rows_all "
+        "WHERE user_idx >= ? AND user_idx < ? AND event_id IS NOT NULL",
+        [first, after],
     )
 
 

@@ -24,6 +24,11 @@ Kind: TypeAlias = Literal[
     "shed",
     "window",
 ]
+_INSERT = """
+INSERT INTO journal(journal_id, kind, ref, detail, recorded_at)
+SELECT coalesce(max(journal_id), 0) + 1, ?, ?, ?, make_timestamp(? * 1000) FROM journal
+RETURNING journal_id
+"""
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
@@ -64,17 +69,8 @@ def append(
     """
     if kind not in KINDS:
         raise StorageError(f"journal kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
-    last = tx.query("SELECT coalesce(max(journal_id), 0) AS id FROM journal")["id"][0].as_py()
-    journal_id = int(last) + 1
-    tx.insert(
-        "journal",
-        pa.table({
-            "journal_id": pa.array([journal_id], pa.int64()),
-            "kind": pa.array([kind], pa.string()),
-            "ref": pa.array([ref], pa.string()),
-            "detail": pa.array([json.dumps(dict(detail or {}), sort_keys=True)], pa.string()),
-            "recorded_at_ms": pa.array([to_ms(at)], pa.int64()),
-        }),
+    journal_id = tx.execute(
+        _INSERT, [kind, ref, json.dumps(dict(detail or {}), sort_keys=True), to_ms(at)]
     )
     table = partition_table(positions, "next_off")
     ids = pa.array([journal_id] * table.num_rows, pa.int64())

@@ -10,8 +10,16 @@ import pyarrow as pa
 
 from storage.database import Tx
 from storage.errors import PositionError
-from storage.records import PartitionKey, Reader, partition_dict, partition_table, to_ms
+from storage.records import Param, PartitionKey, Reader, partition_dict, to_ms
 
+_MOVE_SCORED = """
+UPDATE scored_positions SET next_off = $1, scored_at = make_timestamp($2 * 1000)
+WHERE topic = $3 AND part = $4
+"""
+_FIRST_SCORED = """
+INSERT INTO scored_positions(next_off, scored_at, topic, part)
+VALUES ($1, make_timestamp($2 * 1000), $3, $4)
+"""
 _COUNTS = ("records", "interactions", "dead", "items", "late", "duplicates", "displaced")
 
 
@@ -48,7 +56,14 @@ class RangeRow:
     max_event_ms: int | None = None
 
 
-def append(tx: Tx, ranges: Sequence[RangeRow], *, at: datetime, allow_gap: bool = False) -> None:
+def append(
+    tx: Tx,
+    ranges: Sequence[RangeRow],
+    *,
+    at: datetime,
+    allow_gap: bool = False,
+    ends: Mapping[PartitionKey, int] | None = None,
+) -> None:
     """Record the ranges a transaction stores; empty ones (first = next) are left out.
 
     Args:
@@ -56,11 +71,12 @@ def append(tx: Tx, ranges: Sequence[RangeRow], *, at: datetime, allow_gap: bool 
         ranges: In log order per partition.
         at: Time of reading.
         allow_gap: Accept a range that starts after the stored end (records the log no longer has).
+        ends: What `next_offsets` says, from the one writer that keeps count of it; read when left out.
 
     Raises:
         PositionError: A range overlaps what is stored, leaves a gap, or its counts do not add up.
     """
-    ends = next_offsets(tx)
+    ends = next_offsets(tx) if ends is None else dict(ends)
     rows = [row for row in ranges if row.first != row.next_off]
     for row in rows:
         _check(row, ends.get((row.topic, row.part)), allow_gap=allow_gap)
@@ -102,15 +118,10 @@ def max_event_ms(reader: Reader) -> dict[PartitionKey, int]:
 
 def set_scored(tx: Tx, offsets: Mapping[PartitionKey, int], at: datetime) -> None:
     """Store per partition the offset after the last event that was scored."""
-    if not offsets:
-        return
-    table = partition_table(offsets, "next_off")
-    tx.execute(
-        "DELETE FROM scored_positions s USING done d WHERE d.topic = s.topic AND d.part = s.part",
-        tables={"done": table},
-    )
-    times = pa.array([to_ms(at)] * table.num_rows, pa.int64())
-    tx.insert("scored_positions", table.append_column("scored_at_ms", times))
+    for (topic, part), next_off in offsets.items():
+        values: list[Param] = [next_off, to_ms(at), topic, part]
+        if not tx.execute(_MOVE_SCORED, values):
+            tx.execute(_FIRST_SCORED, values)
 
 
 def scored_offsets(reader: Reader) -> dict[PartitionKey, int]:

@@ -7,36 +7,25 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from storage.database import Tx
-from storage.records import PartitionKey, Reader, partition_table
+from storage.records import Param, PartitionKey, Reader
 
 _MOVE_ROWS = """
 INSERT INTO interactions_runs
-SELECT h.*, $2::INTEGER FROM interactions_hot h
-WHERE EXISTS (SELECT 1 FROM bounds b
-        WHERE b.topic = h.topic AND b.part = h.part AND h.off < b.next_off)
-    AND h.h_ts < make_timestamp($1 * 1000)
-ORDER BY h.user_idx, h.h_ts, h.h_seq, h.h_part, h.h_off, h.displaced, h.off
+SELECT h.*, $1::INTEGER FROM interactions_hot h WHERE {moves}
+ORDER BY h.user_idx, h.h_ts, h.off
 """
 _ADD_COUNTERS = """
 INSERT INTO counter_runs
-SELECT $2::INTEGER, h.user_idx, h.item_idx, fsum(h.n), fsum(h.s7), fsum(h.s30), fsum(h.s90),
+SELECT $1::INTEGER, h.user_idx, h.item_idx, fsum(h.n), fsum(h.s7), fsum(h.s30), fsum(h.s90),
     fsum(h.s365), max(h.ts), max(h.h_ts)
-FROM counter_terms h
-WHERE h.hot AND EXISTS (SELECT 1 FROM bounds b
-        WHERE b.topic = h.topic AND b.part = h.part AND h.off < b.next_off)
-    AND h.h_ts < make_timestamp($1 * 1000)
+FROM counter_terms h WHERE h.hot AND {moves}
 GROUP BY h.user_idx, h.item_idx ORDER BY h.user_idx, h.item_idx
 """
-_DELETE_MOVED = """
-DELETE FROM interactions_hot h
-WHERE EXISTS (SELECT 1 FROM bounds b
-        WHERE b.topic = h.topic AND b.part = h.part AND h.off < b.next_off)
-    AND h.h_ts < make_timestamp($1 * 1000)
-"""
+_DELETE_MOVED = "DELETE FROM interactions_hot h WHERE $1 > 0 AND {moves}"
 
 
 def rotate(tx: Tx, *, below: Mapping[PartitionKey, int], before_ms: int) -> int:
-    """Move hot rows into a new run sorted by user and history key, and add up their counters.
+    """Move hot rows into a new run sorted by user and time, and add up their counters.
 
     Args:
         tx: The transaction.
@@ -46,60 +35,76 @@ def rotate(tx: Tx, *, below: Mapping[PartitionKey, int], before_ms: int) -> int:
     Returns:
         The number of rows moved; 0 makes no run.
     """
+    if not below:
+        return 0
     run = _last_run(tx) + 1
-    bounds = {"bounds": partition_table(below, "next_off")}
-    moved = tx.execute(
-        _MOVE_ROWS,
-        [before_ms, run],
-        tables=bounds,
-    )
+    moves, values = _moving(below, before_ms)
+    moved = tx.execute(_MOVE_ROWS.format(moves=moves), [run, *values])
     if moved == 0:
         return 0
-    tx.execute(
-        _ADD_COUNTERS,
-        [before_ms, run],
-        tables=bounds,
-    )
+    tx.execute(_ADD_COUNTERS.format(moves=moves), [run, *values])
     tx.execute(
         "INSERT INTO rotations SELECT $1::INTEGER, topic, part, max(off) + 1 FROM interactions_runs "
         "WHERE run = $1 GROUP BY topic, part ORDER BY topic, part",
         [run],
     )
-    tx.execute(
-        _DELETE_MOVED,
-        [before_ms],
-        tables=bounds,
-    )
+    tx.execute(_DELETE_MOVED.format(moves=moves), [run, *values])
     return moved
 
 
+def _moving(below: Mapping[PartitionKey, int], before_ms: int) -> tuple[str, list[Param]]:
+    """Return the condition on rows `h` that move, and the values of its parameters, from $2 on."""
+    places: list[str] = []
+    values: list[Param] = [before_ms]
+    for (topic, part), next_off in below.items():
+        at = len(values) + 2
+        places.append(f"h.topic = ${at} AND h.part = ${at + 1} AND h.off < ${at + 2}")
+        values += [topic, part, next_off]
+    return f"h.h_ts < make_timestamp($2 * 1000) AND ({' OR '.join(places)})", values
+
+
 def merge_runs(tx: Tx, *, max_runs: int) -> bool:
-    """Merge all runs of interactions and counters into one when there are more than `max_runs`."""
-    if count_runs(tx) <= max_runs:
+    """Merge the newer runs of interactions and counters into one when there are more than `max_runs`.
+
+    At least half of the runs are merged, and older ones as long as they are no larger than what they join: so a
+    row is written again about as often as the log doubles, not at every merge.
+    """
+    sizes = tx.query(
+        "SELECT run, count(*) AS n FROM interactions_runs GROUP BY run ORDER BY run DESC"
+    )
+    if sizes.num_rows <= max_runs:
         return False
-    run = _last_run(tx) + 1
+    runs: list[int] = []
+    rows = 0
+    for run, size in zip(sizes["run"].to_pylist(), sizes["n"].to_pylist(), strict=True):
+        if len(runs) > max_runs // 2 and size > rows:
+            break
+        runs.append(run)
+        rows += size
+    new = _last_run(tx) + 1
+    oldest = min(runs)  # newer ones are all merged
     tx.execute(
         "INSERT INTO interactions_runs SELECT * REPLACE ($1::INTEGER AS run) FROM interactions_runs "
-        "ORDER BY user_idx, h_ts, h_seq, h_part, h_off, displaced, off",
-        [run],
+        "WHERE run >= $2 ORDER BY user_idx, h_ts, off",
+        [new, oldest],
     )
     tx.execute(
         "INSERT INTO counter_runs SELECT $1::INTEGER, user_idx, item_idx, fsum(n), fsum(s7), fsum(s30), "
-        "fsum(s90), fsum(s365), max(last_ts), max(last_h_ts) FROM counter_runs "
+        "fsum(s90), fsum(s365), max(last_ts), max(last_h_ts) FROM counter_runs WHERE run >= $2 "
         "GROUP BY user_idx, item_idx ORDER BY user_idx, item_idx",
-        [run],
+        [new, oldest],
     )
     tx.execute(
         "INSERT INTO rotations SELECT $1::INTEGER, topic, part, max(upto) FROM rotations "
-        "GROUP BY topic, part ORDER BY topic, part",
-        [run],
+        "WHERE run >= $2 GROUP BY topic, part ORDER BY topic, part",
+        [new, oldest],
     )
     for statement in (
-        "DELETE FROM interactions_runs WHERE run < ?",
-        "DELETE FROM counter_runs WHERE run < ?",
-        "DELETE FROM rotations WHERE run < ?",
+        "DELETE FROM interactions_runs WHERE run BETWEEN ? AND ?",
+        "DELETE FROM counter_runs WHERE run BETWEEN ? AND ?",
+        "DELETE FROM rotations WHERE run BETWEEN ? AND ?",
     ):
-        tx.execute(statement, [run])
+        tx.execute(statement, [oldest, new - 1])
     return True
 
 

@@ -65,16 +65,21 @@ class FailureRow:
     at_ms: int
 
 
-def next_run_id(tx: Tx) -> int:
+def next_run_id(reader: Reader) -> int:
     """Return the number for a new run, from 1."""
-    table = tx.query("SELECT coalesce(max(run_id), 0) + 1 AS run_id FROM refresh_runs")
+    table = reader.query("SELECT coalesce(max(run_id), 0) + 1 AS run_id FROM refresh_runs")
     return int(table["run_id"][0].as_py())
 
 
 def put_run(tx: Tx, row: RunRow) -> None:
     """Store a run, replacing an earlier state of it."""
-    marks = [[topic, part, ms] for (topic, part), ms in sorted(row.watermark.items())]
     tx.execute("DELETE FROM refresh_runs WHERE run_id = ?", [row.run_id])
+    add_run(tx, row)
+
+
+def add_run(tx: Tx, row: RunRow) -> None:
+    """Store a run whose number is new."""
+    marks = [[topic, part, ms] for (topic, part), ms in sorted(row.watermark.items())]
     tx.insert(
         "refresh_runs",
         pa.table({

@@ -15,6 +15,7 @@ from storage.errors import StorageError
 from storage.records import Param
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_MOST_VALUES = 64  # showing DuckDB an Arrow table costs as much as binding so many values
 
 
 class Session:
@@ -93,11 +94,25 @@ class Tx(Session):
             if not _NAME.fullmatch(name):
                 raise StorageError(f"{name!r} is no column or table name of the store")
         targets = ", ".join(name.removesuffix("_ms") for name in names)
+        if data.num_rows * len(names) <= _MOST_VALUES:
+            return self._insert_values(f"{table_name}({targets})", data)
         values = ", ".join(
             f"make_timestamp({name} * 1000)" if name.endswith("_ms") else name for name in names
         )
         statement = f"INSERT INTO {table_name}({targets}) SELECT {values} FROM incoming"  # noqa: S608 names checked above
         return self.execute(statement, tables={"incoming": data})
+
+    def _insert_values(self, target: str, data: pa.Table) -> int:
+        """Append a few rows as parameters of the statement."""
+        row = ", ".join(
+            "make_timestamp(? * 1000)" if name.endswith("_ms") else "?"
+            for name in data.column_names
+        )
+        statement = f"INSERT INTO {target} VALUES " + ", ".join([f"({row})"] * data.num_rows)  # noqa: S608 names checked by the caller
+        columns = [column.to_pylist() for column in data.columns]
+        return self.execute(
+            statement, [value for row in zip(*columns, strict=True) for value in row]
+        )
 
     def on_commit(self, hook: Callable[[], None]) -> None:
         """Call `hook` after the transaction committed."""

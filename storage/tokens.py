@@ -25,6 +25,7 @@ __all__ = [
     "put_groups",
 ]
 
+_SELECT_SEGMENTS = "SELECT user_idx, model_version, segment FROM token_groups WHERE true"
 _SELECT_HELD = "SELECT user_idx, segment, run_id FROM token_groups WHERE model_version = ?"
 _SELECT_ROWS = """
 SELECT * EXCLUDE (first_h_ts, last_h_ts, created_at),
@@ -40,17 +41,30 @@ SELECT journal_id, topic, part, next_off FROM journal_positions WHERE journal_id
 """
 
 
-def put_groups(tx: Tx, rows: Sequence[GroupRow]) -> list[bool]:
+def put_groups(
+    tx: Tx, rows: Sequence[GroupRow], *, counts: Mapping[int, int] | None = None
+) -> list[bool]:
     """Store token groups unless they are there already; say for each whether it was inserted.
 
     A stored group wins over a new one of the same (user, version, segment), so a repeated run changes
     nothing. Among equal ones in `rows` the first wins.
 
+    Args:
+        tx: The transaction.
+        rows: Groups, those of a user and version oldest first.
+        counts: How many groups of the rows' version each user has, from the one writer that keeps count
+            of it: saves asking.
+
     Raises:
         GroupOrderError: A group's earlier segments are neither stored nor among `rows`.
         StorageError: The bytes of a group do not fit its shape.
     """
-    stored = _stored_segments(tx, rows)
+    if counts is None:
+        stored = _stored_segments(tx, rows)
+    else:
+        stored = {
+            (row.user_idx, row.model_version): set(range(counts[row.user_idx])) for row in rows
+        }
     inserted: list[bool] = []
     new: list[GroupRow] = []
     for row in rows:
@@ -78,6 +92,7 @@ def load_groups(
     *,
     newest: int | None = None,
     as_of: Mapping[int, int] | None = None,
+    counts: Mapping[int, int] | None = None,
 ) -> list[GroupRow]:
     """Return the token groups of users under one version, by user_idx and segment.
 
@@ -89,15 +104,19 @@ def load_groups(
         as_of: For users named here, only groups of runs whose `group_visible` journal entry applied at
             or before this offset of the user's home partition; a hole ends a user's groups. Users not
             named get every stored group.
+        counts: How many groups each user has, from the one writer that keeps count of it: saves asking.
 
     Raises:
         ChecksumError: A group's bytes are not those that were stored.
     """
     asked = distinct(users)
-    held = fetch(reader, _SELECT_HELD, asked, [version]).to_pylist()
-    if as_of:
-        held = _visible(reader, held, as_of, homes(reader, asked))
-    picked = _newest_prefix(held, newest)
+    if counts is None:
+        held = fetch(reader, _SELECT_HELD, asked, [version]).to_pylist()
+        if as_of:
+            held = _visible(reader, held, as_of, homes(reader, asked))
+        picked = _newest_prefix(held, newest)
+    else:
+        picked = {(user, at) for user in asked for at in _newest(counts[user], newest)}
     if not picked:
         return []
     segments = [segment for _, segment in picked]
@@ -237,25 +256,24 @@ def _newest_prefix(held: list[dict[str, int]], newest: int | None) -> set[tuple[
     picked: set[tuple[int, int]] = set()
     for user, has in segments.items():
         end = next(segment for segment in range(len(has) + 1) if segment not in has)
-        start = 0 if newest is None else max(0, end - newest)
-        picked.update((user, segment) for segment in range(start, end))
+        picked.update((user, segment) for segment in _newest(end, newest))
     return picked
 
 
+def _newest(count: int, newest: int | None) -> range:
+    return range(0 if newest is None else max(0, count - newest), count)
+
+
 def _stored_segments(tx: Tx, rows: Sequence[GroupRow]) -> dict[tuple[int, str], set[int]]:
-    keys = list(dict.fromkeys((row.user_idx, row.model_version) for row in rows))
-    wanted = pa.table({
-        "user_idx": pa.array([user for user, _ in keys], pa.int64()),
-        "model_version": pa.array([version for _, version in keys], pa.string()),
-    })
-    table = tx.query(
-        "SELECT g.user_idx, g.model_version, g.segment FROM token_groups g SEMI JOIN wanted w "
-        "ON w.user_idx = g.user_idx AND w.model_version = g.model_version",
-        tables={"wanted": wanted},
-    )
+    users = distinct([row.user_idx for row in rows])
+    table = fetch(tx, _SELECT_SEGMENTS, users)
+    wanted = {(row.user_idx, row.model_version) for row in rows}
     stored: dict[tuple[int, str], set[int]] = {}
-    for row in table.to_pylist():
-        stored.setdefault((row["user_idx"], row["model_version"]), set()).add(row["segment"])
+    for user, version, segment in zip(
+        *(column.to_pylist() for column in table.columns), strict=True
+    ):
+        if (user, version) in wanted:
+            stored.setdefault((user, version), set()).add(segment)
     return stored
 
 

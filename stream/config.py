@@ -13,6 +13,9 @@ TimeUnit = Literal["s", "ms", "us", "ns"]
 
 _MINUTE_MS = 60_000
 _DAY_MS = 86_400_000
+_NOT_NEGATIVE = ("lateness_ms", "max_ahead_ms", "max_jump_ms", "visit_gap_ms", "max_batch_records")
+_BATCH_RECORDS = 10_000
+_BULK_RECORDS = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,9 @@ class StreamConfig:
             0 means the same event time.
         max_dead_share: a run stops when more than this share of its records is bad ...
         min_dead_records: ... and at least this many records are bad.
-        max_batch_records: records per poll, so per transaction.
+        max_batch_records: records per poll, so per transaction; 0 means 10,000 where slates are
+            written and 50,000 where events are only stored.
+        seen_bytes: memory of the filter that knows which event ids were stored, bytes; 4 per event.
     """
 
     event_types: dict[str, EventType] = field(default_factory=dict)
@@ -74,18 +79,23 @@ class StreamConfig:
     visit_gap_ms: int = 30 * _MINUTE_MS
     max_dead_share: float = 0.1
     min_dead_records: int = 100
-    max_batch_records: int = 10_000
+    max_batch_records: int = 0
+    seen_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use."""
-        for name in ("lateness_ms", "max_ahead_ms", "max_jump_ms", "visit_gap_ms"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
         if not 0 <= self.max_dead_share <= 1:
             raise ValueError(f"max_dead_share must be between 0 and 1, not {self.max_dead_share}")
-        for name in ("min_dead_records", "max_batch_records"):
+        for name in ("min_dead_records", "seen_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, not {getattr(self, name)}")
+
+    def batch_records(self, *, scoring: bool) -> int:
+        """Return how many records one poll takes: a crash repeats the slates of at most one batch."""
+        return self.max_batch_records or (_BATCH_RECORDS if scoring else _BULK_RECORDS)
 
     def event_type(self, name: str) -> EventType | None:
         """Return what events of type `name` do; None when they are to be rejected."""
@@ -165,6 +175,7 @@ class RefreshConfig:
         visible_delay_s: event-time seconds between a replay's tick and the moment its token groups
             become readable: the time the compression would have taken.
         batch_users: users compressed per round, so per transaction.
+        chain_bytes: memory of the token chains kept between ticks, bytes.
     """
 
     segment_len: int = 64
@@ -172,6 +183,7 @@ class RefreshConfig:
     tick_interval_s: int = 86_400
     visible_delay_s: int = 0
     batch_users: int = 256
+    chain_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

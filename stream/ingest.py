@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage import dead_letters, interactions, items, positions
+from storage import dead_letters, interactions, items, positions, rotation
 from storage.positions import RangeRow
 from storage.records import INTERACTION_SCHEMA
 from stream.clock import to_ms
@@ -22,7 +22,7 @@ from stream.judge import Judge, SegmentRule, Verdicts, partition_rows
 from stream.verdicts import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -83,6 +83,12 @@ class Ingest:
         self.next_offsets: dict[tuple[str, int], int] = positions.next_offsets(db)
         self.max_event_ms: dict[tuple[str, int], int] = positions.max_event_ms(db)
         self.counts = IngestCounts()
+        self.hot_rows = rotation.hot_rows(db)
+        self._told: list[Callable[[pa.Table], None]] = []
+
+    def tell(self, listener: Callable[[pa.Table], None]) -> None:
+        """Call `listener` with the rows of every batch from now on, once they are stored."""
+        self._told.append(listener)
 
     def watermarks(self) -> dict[tuple[str, int], int]:
         """Watermark per partition: newest event time less the allowed lateness, milliseconds."""
@@ -105,14 +111,17 @@ class Ingest:
         dead_rows = [*batch.dead, *refused]
         with self._db.transaction() as tx:
             rows = self._rows(tx, table, now)
-            interactions.append(tx, rows)
+            interactions.append(tx, rows, first=not self.next_offsets)
             self._store_items(tx, batch.items)
             _store_dead(tx, dead_rows, now)
             ranges = self._ranges(batch, rows, dead_rows)
-            positions.append(tx, ranges, at=now)
+            positions.append(tx, ranges, at=now, ends=self.next_offsets)
             if scored:
                 positions.set_scored(tx, {(r.topic, r.part): r.next_off for r in ranges}, now)
         self._advance(ranges)
+        self.hot_rows += rows.num_rows
+        for listener in self._told:
+            listener(rows)
         counts = _count(ranges)
         self.counts.add(counts)
         return StoredBatch(rows, batch.items, counts)

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from storage import interactions
 from storage.records import INTERACTION_SCHEMA, HistoryKey
 from stream.events import DeadLetter, Reason
+from stream.seen import SeenIds
 from stream.verdicts import NEVER, OpenWindow, future_dated, running_max
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Judge:
     def __init__(self, config: StreamConfig, rule: SegmentRule) -> None:
         self._config = config
         self._rule = rule
+        self._seen: SeenIds | None = None
 
     def refuse(
         self, table: pa.Table, newest_ms: Mapping[tuple[str, int], int]
@@ -106,7 +108,7 @@ class Judge:
             before[where] = running_max(ts[where], newest_ms.get(key, NEVER))
         watermark = np.where(before == NEVER, NEVER, before - self._config.lateness_ms)
         verdicts = Verdicts(*self._roles(table), late=ts < watermark, duplicate=np.zeros(n, bool))
-        repeats, stored = _repeats(tx, table, users)
+        repeats, stored = self._repeats(tx, table, users)
         walked = np.union1d(users[verdicts.late & verdicts.in_history], repeats)
         rows = np.flatnonzero(np.isin(users, walked))
         if len(rows):
@@ -128,6 +130,28 @@ class Judge:
         weights = np.array([rule.weight if rule else 0.0 for rule in rules], dtype=np.float64)
         returned = table["value"].to_numpy() < 0
         return history[codes] & ~returned, scores[codes] & ~returned, weights[codes]
+
+    def _repeats(
+        self, tx: Tx, table: pa.Table, users: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], pa.Table]:
+        """Users with an event id that stands twice (in the batch or stored), and the stored rows that carry one."""
+        if table["event_id"].null_count == table.num_rows:
+            return np.empty(0, np.int64), INTERACTION_SCHEMA.empty_table()
+        if self._seen is None:
+            self._seen = SeenIds(self._config.seen_bytes)
+            self._seen.load(tx)
+        given = pc.is_valid(table["event_id"])
+        owners = users[given.to_numpy(zero_copy_only=False)]
+        event_ids = table["event_id"].filter(given).combine_chunks()
+        keys = pa.table({"user_idx": owners, "event_id": event_ids})
+        known = self._seen.maybe(owners, event_ids)
+        self._seen.add(owners, event_ids)
+        stored = INTERACTION_SCHEMA.empty_table()
+        if known.any():
+            stored = interactions.duplicates_of(tx, keys.filter(pa.array(known)))
+        inside = keys.group_by(["user_idx", "event_id"]).aggregate([([], "count_all")])
+        twice = inside.filter(pc.greater(inside["count_all"], 1))["user_idx"].to_numpy()
+        return np.union1d(twice, stored["user_idx"].to_numpy()).astype(np.int64), stored
 
     def _windows(self, tx: Tx, users: NDArray[np.int64], stored: pa.Table) -> dict[int, OpenWindow]:
         rule = self._rule
@@ -199,21 +223,6 @@ def partition_rows(table: pa.Table) -> list[tuple[tuple[str, int], NDArray[np.in
         ((names[code], part), np.flatnonzero((codes == code) & (parts == part)))
         for code, part in pairs.tolist()
     ]
-
-
-def _repeats(
-    tx: Tx, table: pa.Table, users: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], pa.Table]:
-    """Users with an event id that stands twice (in the batch or stored), and the stored rows that carry one."""
-    given = pc.is_valid(table["event_id"])
-    mask = given.to_numpy(zero_copy_only=False)
-    if not mask.any():
-        return np.empty(0, np.int64), INTERACTION_SCHEMA.empty_table()
-    keys = pa.table({"user_idx": users[mask], "event_id": table["event_id"].filter(given)})
-    stored = interactions.duplicates_of(tx, keys)
-    inside = keys.group_by(["user_idx", "event_id"]).aggregate([([], "count_all")])
-    twice = inside.filter(pc.greater(inside["count_all"], 1))["user_idx"].to_numpy()
-    return np.union1d(twice, stored["user_idx"].to_numpy()).astype(np.int64), stored
 
 
 def _letters(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 
-from storage import interactions, journal, positions, rotation
+from storage import interactions, journal, positions
+from stream.backlog import Backlog
 from stream.binding import bind
 from stream.clock import from_ms, to_ms
 from stream.cuts import cut, rows_before_item, rows_until
@@ -26,17 +27,17 @@ from stream.refresh import Refresher
 from stream.score import Scorer, StateRequest
 from stream.shared import Shared
 from stream.slate_log import log_slates
+from stream.ticks import Ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     import pyarrow as pa
 
     from model.engine import Engine
-    from storage.database import Database, Tx
+    from storage.database import Database
     from storage.identities import Identities
-    from storage.runs import RunRow
     from stream.clock import Clock
     from stream.config import PipelineConfig
     from stream.loading import StateMode
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from stream.sinks import Sink
     from stream.slates import Slate
     from stream.sources import Source
+    from stream.ticks import TickReport
 
 _T = TypeVar("_T")
 IntervalHook: TypeAlias = "Callable[[Mapping[Partition, int], Mapping[Partition, int]], None]"
@@ -62,16 +64,6 @@ class RunSummary:
     ticks: int = 0
     segments: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
-
-
-@dataclass(frozen=True, slots=True)
-class TickReport:
-    """What one tick did."""
-
-    at: datetime
-    segments: int
-    users: int
-    seconds: float
 
 
 class Pipeline:
@@ -112,13 +104,10 @@ class Pipeline:
         self.ingest = Ingest(db, identities, config.stream, rule)
         self.shared = Shared(db, identities, engine)
         self.scorer = self._build_scorer()
-        self._refresher = (
-            None
-            if engine is None
-            else Refresher(db, engine, compressor or engine, self.shared, config.refresh)
+        self._refresher = self._build_refresher(compressor)
+        self._ticks = Ticks(
+            db, self.ingest, self.shared, self._refresher, config, self.scorer.published
         )
-        self._pending: list[RunRow] = self._refresher.unpublished() if self._refresher else []
-        self._last_tick = _last_tick(db)
         self._interval_start = dict(self.ingest.next_offsets)
         self.summary = RunSummary()
 
@@ -139,9 +128,9 @@ class Pipeline:
         """
         self.resume()
         limit = None if max_records is None else self.summary.records + max_records
+        size = self.config.stream.batch_records(scoring=self.config.score)
         while limit is None or self.summary.records < limit:
-            room = self.config.stream.max_batch_records
-            room = room if limit is None else min(room, limit - self.summary.records)
+            room = size if limit is None else min(size, limit - self.summary.records)
             batch = self._timed("poll", partial(self._poll, room))
             self.process(batch, on_interval)
             if on_progress is not None:
@@ -168,7 +157,7 @@ class Pipeline:
         for (topic, part), (first, nxt) in behind.items():
             rows = interactions.read_range(self.db, topic, part, first, nxt)
             self._answer(rows, {(topic, part): nxt})
-        self._tick_if_due()
+        self._count(self._ticks.run_due())
 
     def _poll(self, size: int) -> EventBatch:
         if self._source is None:
@@ -185,16 +174,18 @@ class Pipeline:
         while rest is not None and rest.ranges:
             head, rest = self._next_part(rest)
             self._store_and_answer(head)
-            if self._due():
+            if self._ticks.due():
                 self._close_interval(on_interval)
-                self._tick_if_due()
+                self._count(self._ticks.run_due())
         if batch.exhausted:
             self._close_interval(on_interval)
 
     def _next_part(self, batch: EventBatch) -> tuple[EventBatch, EventBatch | None]:
         """The part of a batch to handle before the next tick, visible run or item record; and the rest."""
         rows = batch.interactions.num_rows
-        wanted = min(rows, rows_until(batch.interactions["ts"].to_numpy(), self._next_threshold()))
+        wanted = min(
+            rows, rows_until(batch.interactions["ts"].to_numpy(), self._ticks.next_threshold())
+        )
         if self.config.score:
             wanted = min(wanted, rows_before_item(batch))
         items_after = self.config.score and rows > 0 and batch.items.num_rows > 0
@@ -202,20 +193,10 @@ class Pipeline:
             return batch, None
         return cut(batch, wanted)
 
-    def _next_threshold(self) -> int:
-        """Event time at which something changes: the next tick, or a run that becomes visible."""
-        now = self.clock_ms
-        if now is None:
-            return -(1 << 62)
-        interval = self.config.refresh.tick_interval_s * 1000
-        threshold = (now // interval + 1) * interval
-        pending = [run.visible_from_ms for run in self._pending if run.visible_from_ms is not None]
-        return min([threshold, *pending])
-
     @property
     def clock_ms(self) -> int | None:
         """The event clock: newest event time stored, milliseconds; None before the first event."""
-        return max(self.ingest.max_event_ms.values(), default=None)
+        return self._ticks.clock_ms
 
     def _store_and_answer(self, batch: EventBatch) -> None:
         stored = self._timed(
@@ -269,31 +250,6 @@ class Pipeline:
                 records=summary.records,
             )
 
-    def _tick_number(self) -> int | None:
-        now = self.clock_ms
-        return None if now is None else now // (self.config.refresh.tick_interval_s * 1000)
-
-    def _due(self) -> bool:
-        number = self._tick_number()
-        if number is not None and (self._last_tick is None or number > self._last_tick):
-            return True
-        now = self.clock_ms or 0
-        return any(
-            run.visible_from_ms is not None and run.visible_from_ms <= now for run in self._pending
-        )
-
-    def _tick_if_due(self) -> None:
-        now = self.clock_ms
-        number = self._tick_number()
-        if now is None or number is None:
-            return
-        if self._last_tick is None or number > self._last_tick:
-            self.tick(from_ms(now))
-        elif self._pending:
-            with self.db.transaction() as tx:
-                ready = self._publish(tx, now)
-            self._forget(ready)
-
     def _close_interval(
         self,
         on_interval: IntervalHook | None,
@@ -306,73 +262,17 @@ class Pipeline:
         self._interval_start = dict(self.ingest.next_offsets)
 
     def tick(self, now: datetime) -> TickReport:
-        """Compress what is due, publish what is ready, renew candidates and popularity; in that order, then maintenance."""
-        started = perf_counter()
-        watermarks = self.ingest.watermarks()
-        segments = users = 0
-        if self._refresher is not None:
-            report = self._refresher.run(watermarks, now)
-            segments, users = report.segments, report.users
-            if report.run_id is not None:
-                self._pending = self._refresher.unpublished()
-        self._apply(now, watermarks)
-        self._maintain(watermarks)
-        seconds = perf_counter() - started
+        """Compress what is due, publish what is ready, renew candidates and popularity; then maintenance."""
+        report = self._ticks.run(now)
+        self._count(report)
+        return report
+
+    def _count(self, report: TickReport | None) -> None:
+        if report is None:
+            return
         self.summary.ticks += 1
-        self.summary.segments += segments
-        self.summary.seconds["tick"] += seconds
-        return TickReport(now, segments, users, seconds)
-
-    def _apply(self, now: datetime, watermarks: Mapping[tuple[str, int], int]) -> None:
-        """One transaction from which readers see what the tick changed."""
-        number = self._tick_number()
-        with self.db.transaction() as tx:
-            ready = self._publish(tx, to_ms(now))
-            if watermarks and number is not None:
-                self.shared.record_tick(
-                    tx,
-                    now,
-                    self.ingest.next_offsets,
-                    watermark_ms=max(watermarks.values()),
-                    tick=number,
-                )
-        self.shared.renew()
-        if self.config.score:
-            self.shared.now()  # item records stored from here on wait for the next tick
-        self._last_tick = number
-        self._forget(ready)
-
-    def _publish(self, tx: Tx, now_ms: int) -> list[RunRow]:
-        """Journal every finished run whose time has come; returns them."""
-        if self._refresher is None:
-            return []
-        ready = [
-            run
-            for run in self._pending
-            if run.visible_from_ms is None or run.visible_from_ms <= now_ms
-        ]
-        for run in ready:
-            self._refresher.publish(tx, run.run_id, self.ingest.next_offsets, from_ms(now_ms))
-        return ready
-
-    def _forget(self, published: Sequence[RunRow]) -> None:
-        """Drop cached states that published runs have outdated."""
-        if self._refresher is None:
-            return
-        for run in published:
-            self.scorer.published(run.run_id, self._refresher.touched(run.run_id))
-            self._pending.remove(run)
-
-    def _maintain(self, watermarks: Mapping[tuple[str, int], int]) -> None:
-        """Rotate a hot table grown past its limit into a sorted run, merge runs, join touching position ranges."""
-        if not watermarks or rotation.hot_rows(self.db) < self.config.rotate_rows:
-            return
-        before = min(watermarks.values()) - self.config.stream.visit_gap_ms
-        with self.db.transaction() as tx:
-            rotation.rotate(tx, below=positions.scored_offsets(tx), before_ms=before)
-            rotation.merge_runs(tx, max_runs=self.config.max_runs)
-            positions.compact(tx)
-        self.db.checkpoint()
+        self.summary.segments += report.segments
+        self.summary.seconds["tick"] += report.seconds
 
     def finish(self) -> TickReport | None:
         """A last tick at the event clock, so that everything due is compressed."""
@@ -385,7 +285,7 @@ class Pipeline:
         source.seek({p: off for p, off in known.items() if off})
         records = 0
         while True:
-            batch = source.poll(self.config.stream.max_batch_records)
+            batch = source.poll(self.config.stream.batch_records(scoring=False))
             if batch.ranges:
                 records += self.ingest.store(
                     batch, now=self._clock.now(), scored=True
@@ -408,6 +308,21 @@ class Pipeline:
         slate = self.scorer.slate(request, top_k=top_k)
         return msgspec.structs.replace(slate, user_id=user_id)
 
+    def _build_refresher(self, compressor: Compressor | None) -> Refresher | None:
+        if self.engine is None:
+            return None
+        backlog = Backlog(self.config.refresh.segment_len, self.config.refresh.r_min)
+        backlog.load(self.db, self.engine.version, self.ingest.watermarks())
+        self.ingest.tell(backlog.stored)
+        return Refresher(
+            self.db,
+            self.engine,
+            compressor or self.engine,
+            self.shared,
+            backlog,
+            self.config.refresh,
+        )
+
     def _build_scorer(self) -> Scorer | PopularScorer:
         config = self.config
         if self.engine is None:
@@ -425,8 +340,3 @@ class Pipeline:
             return work()
         finally:
             self.summary.seconds[stage] += perf_counter() - started
-
-
-def _last_tick(db: Database) -> int | None:
-    entry = journal.latest(db, "popularity")
-    return None if entry is None else int(entry.detail["tick"])

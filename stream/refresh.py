@@ -10,24 +10,26 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
-import pyarrow as pa
+import numpy as np
 
 from model.engine import SegmentJob, TokenBlock
-from storage import interactions, journal, runs, tokens, visibility
-from storage.runs import RunRow
+from storage import journal, runs, tokens, visibility
+from storage.runs import RunRow, Status
 from storage.tokens import GroupRow
 from stream.clock import to_ms
-from stream.history import model_rows, rows_by_user
 from stream.loading import token_block
+from stream.segments import Chain, ChainCache, Due, SegmentRows, history_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    from model.engine import Engine
+    from numpy.typing import NDArray
+
+    from model.engine import Engine, Rows
     from storage.database import Database, Tx
+    from stream.backlog import Backlog
     from stream.config import RefreshConfig
-    from stream.history import UserRows
     from stream.shared import Shared
 
 
@@ -40,22 +42,12 @@ class Compressor(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """Segments of one user that are due and not stored: numbers first..last, one after the other."""
-
-    user_idx: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True, slots=True)
 class RefreshReport:
     """Outcome of one tick's compression."""
 
     users: int
     segments: int
-    seconds: float
-    run_id: int | None
+    run: RunRow
 
 
 class Refresher:
@@ -67,63 +59,90 @@ class Refresher:
         engine: Engine,
         compressor: Compressor,
         shared: Shared,
+        backlog: Backlog,
         config: RefreshConfig,
     ) -> None:
         self._db = db
         self._engine = engine
         self._compressor = compressor
         self._shared = shared
+        self._backlog = backlog
         self._config = config
+        self._kept = ChainCache(config.chain_bytes, engine.config.window)
+        self._next_run = runs.next_run_id(db)
+        self._touched: dict[int, list[int]] = {}
 
     def plan(self, watermarks: Mapping[tuple[str, int], int]) -> list[Due]:
         """Due segments without a group, by user."""
-        table = interactions.due_counts(self._db, watermarks)
-        have = tokens.group_counts(self._db, self._engine.version)
-        n, r_min = self._config.segment_len, self._config.r_min
-        due = []
-        users, counts = table["user_idx"].to_pylist(), table["n_before"].to_pylist()
-        for user, count in sorted(zip(users, counts, strict=True)):
-            last = (count - r_min) // n - 1
-            first = have.get(user, 0)
-            if last >= first:
-                due.append(Due(user, first, last))
-        return due
+        self._backlog.settle(watermarks)
+        users, first, last = (column.tolist() for column in self._backlog.due())
+        return [Due(*one) for one in zip(users, first, last, strict=True)]
 
     def run(
         self,
         watermarks: Mapping[tuple[str, int], int],
         now: datetime,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> RefreshReport:
-        """Compress everything due at the watermarks; groups become visible by `publish`."""
+        record: Callable[[Tx, RunRow], None] | None = None,
+    ) -> RefreshReport | None:
+        """Compress everything due at the watermarks; None where nothing is. Groups become visible by `publish`.
+
+        Args:
+            watermarks: epoch ms per partition.
+            now: time of the tick.
+            record: called with the finished run in the transaction of its last groups.
+        """
         started = perf_counter()
         due = self.plan(watermarks)
         if not due:
-            return RefreshReport(0, 0, 0.0, None)
-        total = sum(d.last - d.first + 1 for d in due)
-        with self._db.transaction() as tx:
-            run = self._run_row(runs.next_run_id(tx), now, watermarks, len(due), total)
+            return None
+        total = sum(map(len, due))
+        run = self._run_row(now, watermarks, len(due), total)
+        step = self._config.batch_users
+        for start in range(0, len(due), step):
+            part = due[start : start + step]
+            chains = self._read_chains(part)
+            groups = self._compress(part, chains, run.run_id, now)
+            last = start + step >= len(due)
+            status: Status = "done" if last else "running"
+            run = replace(run, seconds=perf_counter() - started, status=status)
+            with self._db.transaction() as tx:
+                self._store(tx, run, groups, part, first=start == 0)
+                if last and record is not None:
+                    record(tx, run)
+            self._keep(groups, chains)
+        self._next_run += 1
+        self._touched[run.run_id] = [d.user_idx for d in due]
+        return RefreshReport(len(due), total, run)
+
+    def _store(
+        self, tx: Tx, run: RunRow, groups: Sequence[GroupRow], due: Sequence[Due], *, first: bool
+    ) -> None:
+        """Write some of a run's groups and how far the run is."""
+        if first:
+            runs.add_run(tx, run)
+        else:
             runs.put_run(tx, run)
-        done = 0
-        for start in range(0, len(due), self._config.batch_users):
-            done += self._compress(due[start : start + self._config.batch_users], run.run_id, now)
-            if on_progress is not None:
-                on_progress(done, total)
-        seconds = perf_counter() - started
-        with self._db.transaction() as tx:
-            runs.put_run(tx, replace(run, seconds=seconds, status="done"))
-        return RefreshReport(len(due), total, seconds, run.run_id)
+        tokens.put_groups(tx, groups, counts={d.user_idx: d.first for d in due})
+
+    def _keep(self, groups: Sequence[GroupRow], chains: Mapping[int, Chain]) -> None:
+        """Take note of groups that are stored."""
+        ends = {group.user_idx: group.segment + 1 for group in groups}  # oldest first
+        self._backlog.compressed(
+            np.fromiter(ends.keys(), np.int64, len(ends)),
+            np.fromiter(ends.values(), np.int64, len(ends)),
+        )
+        for user, chain in chains.items():
+            self._kept.put(user, chain)
 
     def _run_row(
         self,
-        run_id: int,
         now: datetime,
         watermarks: Mapping[tuple[str, int], int],
         users: int,
         segments: int,
     ) -> RunRow:
         return RunRow(
-            run_id=run_id,
+            run_id=self._next_run,
             model_version=self._engine.version,
             at_ms=to_ms(now),
             watermark=dict(watermarks),
@@ -135,64 +154,48 @@ class Refresher:
             note="",
         )
 
-    def _compress(self, due: Sequence[Due], run_id: int, now: datetime) -> int:
-        """Compress the due segments of some users, one transaction: segment by segment, all users at once."""
-        rows = self._rows(due)
-        chains = self._chains([d.user_idx for d in due if d.first])
+    def _compress(
+        self, due: Sequence[Due], chains: Mapping[int, Chain], run_id: int, now: datetime
+    ) -> list[GroupRow]:
+        """Groups of the due segments of some users: segment by segment, all users at once; chains grow with them."""
+        items = self._shared.item_rows()
+        rows = SegmentRows(self._db, self._engine, items, due, chains)
         groups: list[GroupRow] = []
-        for step in range(max(d.last - d.first + 1 for d in due)):
-            active = [d for d in due if d.first + step <= d.last]
-            jobs = [self._job(d.user_idx, d.first + step, rows, chains) for d in active]
-            blocks = self._compressor.compress(jobs)
-            for d, block in zip(active, blocks, strict=True):
-                chains.setdefault(d.user_idx, []).append(block)
-                segment = rows[d.user_idx, d.first + step]
-                groups.append(_group_row(self._engine, d.user_idx, block, segment, run_id, now))
-        with self._db.transaction() as tx:
-            tokens.put_groups(tx, groups)
-        return len(groups)
+        for step in range(max(map(len, due))):
+            active = [(d.user_idx, d.first + step) for d in due if step < len(d)]
+            blocks = self._compressor.compress([
+                self._job(segment, chains[user], rows.rows(user, segment))
+                for user, segment in active
+            ])
+            for (user, segment), block in zip(active, blocks, strict=True):
+                keys = rows.keys(user, segment)
+                chains[user].blocks.append(block)
+                chains[user].last = history_key(keys[-1])
+                groups.append(_group_row(self._engine, user, block, keys, run_id, now))
+        return groups
 
-    def _rows(self, due: Sequence[Due]) -> dict[tuple[int, int], UserRows]:
-        """Rows of every due segment, keyed by user and segment."""
-        n = self._config.segment_len
-        wanted = pa.table({
-            "user_idx": pa.array([d.user_idx for d in due], pa.int64()),
-            "first_ordinal": pa.array([d.first * n for d in due], pa.int64()),
-            "last_ordinal": pa.array([(d.last + 1) * n - 1 for d in due], pa.int64()),
-        })
-        found = rows_by_user(interactions.segment_rows(self._db, wanted))
-        return {
-            (d.user_idx, segment): found[d.user_idx]
-            .starting_at(d.first * n)
-            .slice((segment - d.first) * n, (segment - d.first + 1) * n)
-            for d in due
-            for segment in range(d.first, d.last + 1)
-        }
+    def _read_chains(self, due: Sequence[Due]) -> dict[int, Chain]:
+        """Earlier groups per user, visible or not: a chain is built on what is stored."""
+        chains = {d.user_idx: self._kept.take(d.user_idx, d.first) or Chain([], None) for d in due}
+        stored = {d.user_idx: d.first for d in due if d.first and not chains[d.user_idx].blocks}
+        if stored:
+            found = tokens.load_groups(
+                self._db,
+                list(stored),
+                self._engine.version,
+                newest=self._engine.config.window,
+                counts=stored,
+            )
+            for group in found:
+                chain = chains[group.user_idx]
+                chain.blocks.append(token_block(group))
+                chain.last = group.last
+        return chains
 
-    def _chains(self, users: Sequence[int]) -> dict[int, list[TokenBlock]]:
-        """Earlier groups of users who have some, visible or not: a chain is built on what is stored."""
-        out: dict[int, list[TokenBlock]] = {}
-        found = tokens.load_groups(
-            self._db, users, self._engine.version, newest=self._engine.config.window
-        )
-        for group in found:
-            out.setdefault(group.user_idx, []).append(token_block(group))
-        return out
-
-    def _job(
-        self,
-        user: int,
-        segment: int,
-        rows: Mapping[tuple[int, int], UserRows],
-        chains: Mapping[int, list[TokenBlock]],
-    ) -> SegmentJob:
+    def _job(self, segment: int, chain: Chain, rows: Rows) -> SegmentJob:
         window = self._engine.config.window
-        chain = chains.get(user, [])
-        return SegmentJob(
-            segment=segment,
-            groups=list(chain if window is None else chain[-window:]),
-            rows=model_rows(self._shared.item_rows(), self._engine, rows[user, segment]),
-        )
+        groups = chain.blocks if window is None else chain.blocks[-window:]
+        return SegmentJob(segment=segment, groups=list(groups), rows=rows)
 
     def publish(
         self, tx: Tx, run_id: int, positions: Mapping[tuple[str, int], int], now: datetime
@@ -205,12 +208,20 @@ class Refresher:
         return visibility.unpublished_runs(self._db, self._engine.version)
 
     def touched(self, run_id: int) -> list[int]:
-        """Internal ids of the users whose groups a run stored."""
+        """Internal ids of the users whose groups a run stored; of a run of this process they are known once."""
+        known = self._touched.pop(run_id, None)
+        if known is not None:
+            return known
         return visibility.users_of_run(self._db, run_id)
 
 
 def _group_row(
-    engine: Engine, user: int, block: TokenBlock, rows: UserRows, run_id: int, now: datetime
+    engine: Engine,
+    user: int,
+    block: TokenBlock,
+    keys: NDArray[np.int64],
+    run_id: int,
+    now: datetime,
 ) -> GroupRow:
     config = engine.config
     return GroupRow(
@@ -222,11 +233,11 @@ def _group_row(
         layers=config.n_layers,
         d_kv=config.d_kv,
         dtype=config.state_dtype,
-        first=rows.key(0),
-        last=rows.key(len(rows) - 1),
-        n_items=len(rows),
-        first_off=int(rows.keys[:, -1].min()),
-        last_off=int(rows.keys[:, -1].max()),
+        first=history_key(keys[0]),
+        last=history_key(keys[-1]),
+        n_items=len(keys),
+        first_off=int(keys[:, -1].min()),
+        last_off=int(keys[:, -1].max()),
         device="cpu",
         compute_dtype=config.compute_dtype,
         run_id=run_id,

@@ -41,6 +41,7 @@ from stream.sources.counting import count_records
 @click.option(
     "--finish", is_flag=True, help="End with a tick, so that all that is due is compressed."
 )
+@click.option("--no-score", is_flag=True, help="Store events and refresh tokens, write no slates.")
 @click.option("--worker", is_flag=True, help="Compress in a second process; same tokens.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @settings_options
@@ -56,6 +57,7 @@ def command(
     end: datetime | None,
     max_records: int | None,
     finish: bool,
+    no_score: bool,
     worker: bool,
     quiet: bool,
     config_file: Path | None,
@@ -71,6 +73,8 @@ def command(
     freshet replay 'events-*.parquet' --db shop.duckdb --model model.safetensors \\
         --items items.parquet --slates slates.jsonl --map user_id=CustomerID,ts=InvoiceDate
     """
+    if no_score and slates_path is not None:
+        raise click.UsageError("--no-score writes no slates; leave out --slates")
     loaded = read_settings(config_file, assignments, *column_overrides(columns))
     plan = ReplayPlan(
         log=log,
@@ -79,6 +83,7 @@ def command(
         items_path=items_path,
         slates_path=slates_path,
         until_ms=None if end is None else to_ms(end),
+        score=not no_score,
         worker=worker,
     )
     started = perf_counter()

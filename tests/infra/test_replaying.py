@@ -48,6 +48,16 @@ def test_a_worker_process_gives_the_same_slates_and_tokens(freshet, made, tmp_pa
     assert digest(freshet, db) == digest(freshet, made.db)
 
 
+def test_a_replay_without_slates_stores_the_same_events_and_tokens(freshet, made, tmp_path):
+    db = tmp_path / "y.duckdb"
+    command = ("replay", made.log, "--db", db, "--model", made.model, "--items", made.items)
+    done = freshet(*command, "--config", made.config, "--json", "--no-score")
+    assert (done.code, done.json["slates"]) == (0, 0)
+    assert digest(freshet, db) == digest(freshet, made.db)
+    refused = freshet(*command, "--no-score", "--slates", tmp_path / "y.jsonl")
+    assert refused.code == ExitCode.USAGE
+
+
 def test_a_second_replay_of_a_finished_log_does_nothing(freshet, world):
     again = replay(freshet, world, world.db, world.slates).json
     assert (again["records"], again["slates"]) == (0, 0)

@@ -125,3 +125,27 @@ def test_counters_stay_finite_decades_after_the_reference():
         store(db, ids, rows)
         found = counters.load_counters(db, [0]).to_pylist()[0]
         assert all(found[name] < 1e308 for name in NAMES)
+
+
+def test_a_large_old_run_is_left_alone_until_the_newer_ones_outgrow_it():
+    with fresh() as (db, ids):
+        sizes = [20, 2, 2, 2, 2]
+        rows = [Row(i % 3, i % 4, T0 + i * HOUR, 0, i) for i in range(sum(sizes))]
+        start = 0
+        for size in sizes:
+            store(db, ids, rows[start : start + size])
+            rotate(db, T0 + 9 * DAY)
+            start += size
+        with db.transaction() as tx:
+            assert rotation.merge_runs(tx, max_runs=4)
+        counted = "SELECT count(*) AS n FROM interactions_runs GROUP BY run ORDER BY run"
+        assert db.query(counted)["n"].to_pylist() == [20, 8]
+        ref = counters.counter_ref_ms(db)
+        for user in range(3):
+            check(
+                counters.load_counters(db, [ids.find_user(support.user_id(user))]),
+                ids,
+                history(rows, user),
+                user,
+                ref,
+            )

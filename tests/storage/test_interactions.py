@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import interactions, rotation
+from storage import backlog, interactions, rotation
 from storage.errors import StorageError
 from storage.records import ROW_COLUMNS
 from tests.storage.support import (
@@ -81,23 +81,22 @@ def test_segments_and_due_counts_follow_history_order(rows):
         rotate_at(db, rows, 0.5)
         known = {u: ids.find_user(user_id(u)) for u in range(3)}
         known = {u: idx for u, idx in known.items() if idx is not None}
-        wanted = pa.table({
-            "user_idx": pa.array(list(known.values()), pa.int64()),
-            "first_ordinal": pa.array([N] * len(known), pa.int64()),
-            "last_ordinal": pa.array([2 * N - 1] * len(known), pa.int64()),
-        })
-        found = interactions.segment_rows(db, wanted)
-        assert set(found.column_names) == {*ROW_COLUMNS, "ordinal"}
+        covered = {user: history(rows, user)[: (user % 2) * N] for user in known}
+        after = {idx: covered[u][-1].key if covered[u] else None for u, idx in known.items()}
+        found = backlog.uncovered_rows(db, after, dict.fromkeys(after, N))
         marks = {HOMES[0]: T0 + 15 * HOUR, HOMES[2]: T0 + 20 * HOUR}
-        counts = interactions.due_counts(db, marks)
+        counts = backlog.due_counts(db, marks)
         counted = dict(
             zip(counts["user_idx"].to_pylist(), counts["n_before"].to_pylist(), strict=True)
         )
+        later = backlog.open_rows(db, marks)
         for user, idx in known.items():
             ordered = history(rows, user)
-            assert offsets(found, idx) == [r.off for r in ordered[N : 2 * N]]
+            start = len(covered[user])
+            assert offsets(found, idx) == [r.off for r in ordered[start : start + N]]
             before = sum(r.key.h_ts_ms < marks[HOMES[user]] for r in ordered)
             assert counted.get(idx, 0) == before
+            assert sum(u == idx for u in later["user_idx"].to_pylist()) == len(ordered) - before
 
 
 def test_a_displaced_row_counts_at_its_place_and_not_at_its_own_time():
@@ -105,8 +104,8 @@ def test_a_displaced_row_counts_at_its_place_and_not_at_its_own_time():
     rows = [anchor, Row(0, 0, T0, 0, 1, anchor=anchor.key), Row(0, 0, T0 + 9 * HOUR, 0, 2)]
     with fresh() as (db, ids):
         store(db, ids, rows)
-        assert interactions.due_counts(db, {HOMES[0]: T0 + 5 * HOUR}).num_rows == 0
-        found = interactions.due_counts(db, {HOMES[0]: T0 + 5 * HOUR + 1})
+        assert backlog.due_counts(db, {HOMES[0]: T0 + 5 * HOUR}).num_rows == 0
+        found = backlog.due_counts(db, {HOMES[0]: T0 + 5 * HOUR + 1})
         assert found["n_before"].to_pylist() == [2]
         assert interactions.load_history(db, [0])["off"].to_pylist() == [0, 1, 2]
 
@@ -116,10 +115,10 @@ def test_due_counts_bounded_by_positions_leave_out_rows_read_later():
     with fresh() as (db, ids):
         store(db, ids, rows)
         marks = {HOMES[0]: T0 + 100}
-        found = interactions.due_counts(db, marks, positions={HOMES[0]: 2})
+        found = backlog.due_counts(db, marks, positions={HOMES[0]: 2})
         assert found.to_pylist() == [{"user_idx": 0, "n_before": 2}]
-        assert interactions.due_counts(db, marks, positions={}).num_rows == 0
-        assert interactions.due_counts(db, {}).num_rows == 0
+        assert backlog.due_counts(db, marks, positions={}).num_rows == 0
+        assert backlog.due_counts(db, {}).num_rows == 0
 
 
 @FEW

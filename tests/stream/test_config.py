@@ -37,13 +37,19 @@ def test_settings_are_made_from_plain_data() -> None:
     assert msgspec.convert({"kind": "item"}, FileConfig) == FileConfig(kind="item")
 
 
+def test_a_poll_is_larger_where_nothing_is_scored_unless_its_size_is_set() -> None:
+    free, fixed = StreamConfig(), StreamConfig(max_batch_records=7)
+    assert free.batch_records(scoring=True) < free.batch_records(scoring=False)
+    assert {fixed.batch_records(scoring=flag) for flag in (True, False)} == {7}
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
         ({"lateness_ms": -1}, "lateness_ms"),
         ({"visit_gap_ms": -1}, "visit_gap_ms"),
         ({"max_dead_share": 1.5}, "max_dead_share"),
-        ({"max_batch_records": 0}, "max_batch_records"),
+        ({"max_batch_records": -1}, "max_batch_records"),
         ({"event_types": {"view": {"weight": -1}}}, "weight"),
         ({"event_types": {"view": {"role": "sometimes"}}}, "role"),
         ({"unlisted": "maybe"}, "unlisted"),

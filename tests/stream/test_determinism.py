@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from infra.workers import WorkerCompressor
 from model.checkpoint import save_checkpoint
 from model.engine import Engine, SegmentJob, TokenBlock
+from storage import positions
 from storage.database import Tx
 from stream.sinks.memory import MemorySink
 from stream.slates import Slate
@@ -157,14 +159,19 @@ def test_killed_at_any_point_and_resumed_it_ends_the_same(
 ) -> None:
     """One database, killed again and again: nothing is lost, repeated slates are the same."""
     faults = Faults()
-    insert = Tx.insert
+    insert, set_scored = Tx.insert, positions.set_scored
 
     def dying(self: Tx, name: str, data: pa.Table) -> int:
         rows = insert(self, name, data)
         faults.passed(name)
         return rows
 
+    def dying_scored(tx: Tx, offsets: Mapping[tuple[str, int], int], at: datetime) -> None:
+        set_scored(tx, offsets, at)
+        faults.passed("scored_positions")
+
     monkeypatch.setattr(Tx, "insert", dying)
+    monkeypatch.setattr(positions, "set_scored", dying_scored)
     path = tmp_path / "a.db"
     config = pipeline_config(ENGINE, max_batch_records=13, tick_interval_s=TICK_S, batch_users=1)
     slates: list[Slate] = []

@@ -13,7 +13,8 @@ from storage import interactions, journal, runs, tokens
 from storage.tokens import load_groups
 from stream.history import model_rows, rows_by_user
 from stream.pipeline import Pipeline
-from stream.refresh import Due, Refresher
+from stream.refresh import Refresher
+from stream.segments import Due
 from tests.stream.support import (
     DAY_MS,
     HOUR_MS,
