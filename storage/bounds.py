@@ -46,8 +46,12 @@ def fetch(
     return reader.query(select, params, tables={"wanted": wanted})
 
 
-def homes(reader: Reader, users: Sequence[int]) -> dict[int, tuple[str, int]]:
-    """Return the home partition per user."""
+def homes(
+    reader: Reader, users: Sequence[int], known: Mapping[int, tuple[str, int]] | None = None
+) -> Mapping[int, tuple[str, int]]:
+    """Return the home partition per user: as a caller with identities in memory knows them, else as stored."""
+    if known is not None:
+        return known
     table = fetch(reader, "SELECT user_idx, topic, part FROM users WHERE true", users)
     columns = (table[name].to_pylist() for name in ("user_idx", "topic", "part"))
     return {user: (topic, part) for user, topic, part in zip(*columns, strict=True)}

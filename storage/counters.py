@@ -44,6 +44,7 @@ def load_counters(
     users: Sequence[int],
     as_of: Mapping[int, int] | None = None,
     before: Mapping[int, HistoryKey] | None = None,
+    home: Mapping[int, PartitionKey] | None = None,
 ) -> pa.Table:
     """Return the users' counters at the reference time.
 
@@ -55,12 +56,13 @@ def load_counters(
         users: Internal ids.
         as_of: Exclusive upper offset in the user's home partition; none means unbounded.
         before: Exclusive upper history key per user, such as the first row of the current visit.
+        home: Home partition of the users in `as_of`; read where not given.
 
     Returns:
         (user_idx, item_idx, n, s7, s30, s90, s365, last_ts_ms), by user and item.
     """
     asked = distinct(users)
-    home = homes(reader, asked) if as_of else {}
+    home = homes(reader, asked, home) if as_of else {}
     stored = fetch(reader, _SELECT_RUNS, asked)
     raw = _inside_runs(reader, stored, as_of or {}, before or {}, home)
     parts = [_terms(reader, _HOT_TERMS, [u for u in asked if u not in raw], as_of, before, home)]

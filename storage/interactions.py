@@ -80,10 +80,13 @@ def read_range(reader: Reader, topic: str, part: int, first: int, next_off: int)
 
 
 def load_history(
-    reader: Reader, users: Sequence[int], as_of: Mapping[int, int] | None = None
+    reader: Reader,
+    users: Sequence[int],
+    as_of: Mapping[int, int] | None = None,
+    home: Mapping[int, PartitionKey] | None = None,
 ) -> pa.Table:
     """Return the users' whole histories, by user_idx and history order."""
-    return load_recents(reader, users, as_of=as_of)
+    return load_recents(reader, users, as_of=as_of, home=home)
 
 
 def load_recents(
@@ -92,6 +95,7 @@ def load_recents(
     *,
     after: Mapping[int, HistoryKey] | None = None,
     as_of: Mapping[int, int] | None = None,
+    home: Mapping[int, PartitionKey] | None = None,
 ) -> pa.Table:
     """Return history rows newer than each user's `after` key, by user_idx and history order.
 
@@ -100,6 +104,7 @@ def load_recents(
         users: Internal ids; one query serves them all.
         after: Exclusive lower key per user; a user without one gets the whole history.
         as_of: Exclusive upper offset in the user's home partition; none means unbounded.
+        home: Home partition of the users in `as_of`; read where not given.
     """
     after = after or {}
     asked = distinct(users)
@@ -108,7 +113,7 @@ def load_recents(
         select += " AND h_ts >= make_timestamp(?)"
         params = [1000 * min(after[user].h_ts_ms for user in asked)]
     rows = fetch(reader, select, asked, params)
-    mask = below(rows, as_of, homes(reader, asked) if as_of else {}) & (side(rows, after) > 0)
+    mask = below(rows, as_of, homes(reader, asked, home) if as_of else {}) & (side(rows, after) > 0)
     return in_history_order(rows.filter(pa.array(mask)))
 
 

@@ -93,6 +93,7 @@ def load_groups(
     newest: int | None = None,
     as_of: Mapping[int, int] | None = None,
     counts: Mapping[int, int] | None = None,
+    home: Mapping[int, PartitionKey] | None = None,
 ) -> list[GroupRow]:
     """Return the token groups of users under one version, by user_idx and segment.
 
@@ -105,6 +106,7 @@ def load_groups(
             or before this offset of the user's home partition; a hole ends a user's groups. Users not
             named get every stored group.
         counts: How many groups each user has, from the one writer that keeps count of it: saves asking.
+        home: Home partition of the users in `as_of`; read where not given.
 
     Raises:
         ChecksumError: A group's bytes are not those that were stored.
@@ -113,7 +115,7 @@ def load_groups(
     if counts is None:
         held = fetch(reader, _SELECT_HELD, asked, [version]).to_pylist()
         if as_of:
-            held = _visible(reader, held, as_of, homes(reader, asked))
+            held = _visible(reader, held, as_of, homes(reader, asked, home))
         picked = _newest_prefix(held, newest)
     else:
         picked = {(user, at) for user in asked for at in _newest(counts[user], newest)}

@@ -114,7 +114,7 @@ class _Check:
         self._vectors = vectors
         self._shared = Shared(db, ids, engine)
         rule = WindowRule(segment_len=config.segment_len, r_max=config.r_max, window=config.window)
-        self._loader = StateLoader(db, engine, self._shared, rule, config.visit_gap_ms)
+        self._loader = StateLoader(db, ids, engine, self._shared, rule, config.visit_gap_ms)
 
     def compare(self, user: int) -> _Compared:
         """Return how far the two ways are apart for a request at the user's newest interaction."""

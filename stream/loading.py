@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from model.engine import Engine
     from storage.database import Database, Snapshot
-    from storage.records import HistoryKey
+    from storage.identities import Identities
+    from storage.records import HistoryKey, PartitionKey
     from storage.tokens import GroupRow
     from stream.shared import Shared
 
@@ -75,9 +76,16 @@ class StateLoader:
     """Loads many users with a few queries inside one read transaction."""
 
     def __init__(
-        self, db: Database, engine: Engine, shared: Shared, rule: WindowRule, visit_gap_ms: int
+        self,
+        db: Database,
+        identities: Identities,
+        engine: Engine,
+        shared: Shared,
+        rule: WindowRule,
+        visit_gap_ms: int,
     ) -> None:
         self._db = db
+        self._ids = identities
         self._engine = engine
         self._shared = shared
         self._rule = rule
@@ -158,17 +166,23 @@ class StateLoader:
         users = sorted(as_of)
         swaps = {r.swap_user_idx for r in requests if r.swap_user_idx is not None}
         group_as_of = {**dict.fromkeys(swaps, _END), **as_of}
+        home = {user: self._ids.partition(user) for user in group_as_of if user >= 0}
         with self._db.snapshot() as snapshot:
-            groups = self._groups(snapshot, sorted(group_as_of), group_as_of)
-            rows, whole = self._rows(snapshot, users, repeated, groups, as_of)
-            counters = self._counters(snapshot, [u for u in users if u not in whole], rows, as_of)
+            groups = self._groups(snapshot, group_as_of, home)
+            rows, whole = self._rows(snapshot, users, repeated, groups, as_of, home)
+            summed = [u for u in users if groups[u] and u not in whole]
+            counters = self._counters(snapshot, summed, rows, as_of, home)
         return _Read(groups, rows, whole, counters)
 
     def _groups(
-        self, snapshot: Snapshot, users: Sequence[int], as_of: Mapping[int, int]
+        self,
+        snapshot: Snapshot,
+        as_of: Mapping[int, int],
+        home: Mapping[int, PartitionKey],
     ) -> dict[int, list[GroupRow]]:
+        users, version = sorted(as_of), self._engine.version
         found = tokens.load_groups(
-            snapshot, users, self._engine.version, newest=self._rule.window, as_of=as_of
+            snapshot, users, version, newest=self._rule.window, as_of=as_of, home=home
         )
         out: dict[int, list[GroupRow]] = {user: [] for user in users}
         for group in found:
@@ -182,11 +196,15 @@ class StateLoader:
         repeated: set[int],
         groups: Mapping[int, list[GroupRow]],
         as_of: Mapping[int, int],
+        home: Mapping[int, PartitionKey],
     ) -> tuple[dict[int, UserRows], set[int]]:
         """Recent rows per user; whole histories where the two newest visits reach into closed segments."""
         simple = [u for u in users if u not in repeated]
         after: dict[int, HistoryKey] = {u: groups[u][-1].last for u in simple if groups[u]}
-        rows = rows_by_user(interactions.load_recents(snapshot, simple, after=after, as_of=as_of))
+        found_rows = interactions.load_recents(
+            snapshot, simple, after=after, as_of=as_of, home=home
+        )
+        rows = rows_by_user(found_rows)
         whole = set(repeated)
         for user in simple:
             found = rows.get(user, EMPTY)
@@ -195,7 +213,8 @@ class StateLoader:
             if first and not self._visits_inside(found):
                 whole.add(user)
         if whole:
-            rows |= rows_by_user(interactions.load_history(snapshot, sorted(whole), as_of=as_of))
+            history = interactions.load_history(snapshot, sorted(whole), as_of=as_of, home=home)
+            rows |= rows_by_user(history)
         return rows, whole
 
     def _visits_inside(self, rows: UserRows) -> bool:
@@ -209,14 +228,19 @@ class StateLoader:
         users: Sequence[int],
         rows: Mapping[int, UserRows],
         as_of: Mapping[int, int],
+        home: Mapping[int, PartitionKey],
     ) -> dict[int, Counters]:
-        """Counters before the newest visit of each user, from the store's aggregates."""
+        """Counters before the newest visit of each user with token groups, from the store's aggregates."""
+        if not users:
+            return {}
         before = {
             u: rows[u].key(rows[u].visit_start(len(rows[u]), self._gap_ms))
             for u in users
             if len(rows[u])
         }
-        table = counter_store.load_counters(snapshot, list(users), as_of=as_of, before=before)
+        table = counter_store.load_counters(
+            snapshot, list(users), as_of=as_of, before=before, home=home
+        )
         return _counters_by_user(table)
 
     def _build(self, request: LoadRequest, read: _Read) -> tuple[UserState, UserRows]:

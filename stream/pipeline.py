@@ -331,7 +331,7 @@ class Pipeline:
             config.refresh.segment_len, config.serving.r_max, self.engine.config.window
         )
         gap = config.stream.visit_gap_ms
-        loader = StateLoader(self.db, self.engine, self.shared, window, gap)
+        loader = StateLoader(self.db, self.identities, self.engine, self.shared, window, gap)
         return Scorer(loader, self.identities, self.engine, self.shared, config.serving, gap)
 
     def _timed(self, stage: str, work: Callable[[], _T]) -> _T:
