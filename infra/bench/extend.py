@@ -1,0 +1,166 @@
+"""One new event: extended against tokens and recents, or computed anew with the whole history.
+
+The baseline is what a sequence model without kept state does for every event: one causal pass over
+all N raw rows (the pass of training, one segment, item vectors ready). Both sides run the same
+layers on the same weights.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from infra.bench.models import random_cache, random_chain, random_engine, random_rows
+from infra.bench.result import Findings, Gate, Row, at_least, estimated, timed
+from infra.bench.timing import Spent, cpu, interleave, ratio
+from model.config import ModelConfig
+from model.cost import extend_flop, full_flop
+from model.reference import item_vectors, masked_pass
+from model.segments import UserSlots, build_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from infra.bench.room import Room
+    from infra.bench.timing import Work
+    from model.engine import Engine
+
+CONFIG = ModelConfig(n_layers=4, d_model=64, n_heads=2, n_tokens=4, segment_len=64, window=32)
+HISTORY, RECENTS = 1_280, 128
+LEAST, GOAL = 100.0, ">= 500"
+_ITEMS = 5_000
+_EVENTS = 32
+"""Extends per repetition; the recent window is RECENTS long in their middle."""
+
+
+def run(room: Room) -> Findings:
+    """Measure both sides for one user and for 16 at once at N = 1,280, then for one user at other N."""
+    engine = random_engine(room.folder, CONFIG, _ITEMS)
+    rows: list[Row] = []
+    gates: list[Gate] = []
+    for batch in (1, 16):
+        room.note(f"batch {batch}")
+        repetitions = room.size(12 if batch == 1 else 6, 2)
+        spent = _measure(engine, HISTORY, batch, repetitions)
+        found = _compare(spent, batch)
+        rows += found
+        if batch == 1:
+            gates = _gates(found)
+    histories = room.size((320, 640, 1_280, 2_560, 5_120), (320, 640))
+    for history in histories:
+        room.note(f"history {history}")
+        spent = _measure(engine, history, 1, room.size(4, 2))
+        rows += [
+            timed("by history length", "full-history forward", spent["full"], at=history),
+            timed("by history length", "one-event extend", spent["extend"], each=_EVENTS, at=history),
+        ]
+    for history in room.size((20_480, 65_536), (1_280,)):
+        room.note(f"history {history}")
+        only = interleave({"extend": _extends(engine, history, 1)}, repetitions=room.size(8, 2))
+        rows.append(
+            timed("by history length", "one-event extend", only["extend"], each=_EVENTS, at=history)
+        )
+    return Findings(
+        settings=_settings(),
+        rows=rows,
+        gates=gates,
+        remarks=[
+            "The extend is the whole path of one event: embedding, all layers, the growing cache.",
+            "A history beyond window * n + recents costs no more: the newest 32 groups are read.",
+        ],
+    )
+
+
+def _settings() -> dict[str, object]:
+    return {
+        "layers": CONFIG.n_layers,
+        "width": CONFIG.d_model,
+        "tokens per group": CONFIG.n_tokens,
+        "segment": CONFIG.segment_len,
+        "history": HISTORY,
+        "recents": RECENTS,
+        "groups": _groups(HISTORY),
+        "window": CONFIG.window,
+        "weights": "random",
+    }
+
+
+def _groups(history: int) -> int:
+    return max(0, history - RECENTS) // CONFIG.segment_len
+
+
+def _measure(
+    engine: Engine, history: int, batch: int, repetitions: int
+) -> dict[str, list[Spent]]:
+    works = {
+        "full": _full(engine, history, batch),
+        "extend": _extends(engine, history, batch),
+    }
+    return interleave(works, repetitions=repetitions)
+
+
+def _full(engine: Engine, history: int, batch: int) -> Callable[[], Work]:
+    users = []
+    for seed in range(batch):
+        rows = random_rows(engine, history, seed=seed)
+        users.append(
+            UserSlots(
+                item_row=rows.item_row,
+                type_row=rows.type_row,
+                time_ms=rows.time_ms,
+                ordinal=rows.ordinal,
+            )
+        )
+    layout = build_layout(users, engine.config)
+    vectors = item_vectors(engine)
+    return lambda: lambda: masked_pass(engine, layout, vectors)
+
+
+def _extends(engine: Engine, history: int, batch: int) -> Callable[[], Work]:
+    chains = [random_chain(engine, _groups(history), seed=seed) for seed in range(batch)]
+    first = _groups(history) * engine.config.segment_len + RECENTS - _EVENTS // 2
+    events = [
+        [random_rows(engine, 1, first=first + step, seed=seed) for seed in range(batch)]
+        for step in range(_EVENTS)
+    ]
+
+    def prepare() -> Work:
+        recents = RECENTS - _EVENTS // 2
+        caches = [
+            random_cache(engine, chain, recents, seed) for seed, chain in enumerate(chains)
+        ]
+
+        def work() -> None:
+            for one in events:
+                engine.extend(caches, one)
+
+        return work
+
+    return prepare
+
+
+def _compare(spent: dict[str, list[Spent]], batch: int) -> list[Row]:
+    part = f"N = 1,280, {batch} user{'s at once' if batch > 1 else ''}"
+    full_once = full_flop(CONFIG, HISTORY)
+    one_event = extend_flop(CONFIG, _groups(HISTORY), RECENTS)
+    extends = np.array(cpu(spent["extend"])) / _EVENTS
+    gain = ratio(cpu(spent["full"]), extends.tolist())
+    return [
+        timed(part, "full-history forward", spent["full"]),
+        timed(part, "one-event extend", spent["extend"], each=_EVENTS),
+        estimated(part, "time: forward over extend", gain, "x"),
+        Row(part=part, what="forward", value=full_once * batch / 1e6, unit="MFLOP"),
+        Row(part=part, what="extend", value=one_event * batch / 1e6, unit="MFLOP"),
+        Row(part=part, what="FLOP: forward over extend", value=full_once / one_event, unit="x"),
+    ]
+
+
+def _gates(rows: list[Row]) -> list[Gate]:
+    by_name = {row.what: row for row in rows}
+    time, flop = by_name["time: forward over extend"], by_name["FLOP: forward over extend"]
+    line = "forward over extend, N = 1,280, one user"
+    return [
+        at_least(f"{line}: time, lower bound", time.low or 0.0, LEAST, goal=GOAL),
+        at_least(f"{line}: FLOP", flop.value, LEAST, goal=GOAL, timed=False),
+    ]
