@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from infra.bench.models import random_cache, random_chain, random_engine, random_rows
-from infra.bench.result import Findings, Gate, Row, at_least, estimated, timed
-from infra.bench.timing import Spent, cpu, interleave, ratio
+from infra.bench.result import Findings, Gate, Row, at_least, compared, timed
+from infra.bench.timing import Estimate, Spent, cpu, interleave, ratio
 from model.config import ModelConfig
 from model.cost import extend_flop, full_flop
 from model.reference import item_vectors, masked_pass
@@ -31,7 +29,7 @@ HISTORY, RECENTS = 1_280, 128
 LEAST, GOAL = 100.0, ">= 500"
 _ITEMS = 5_000
 _EVENTS = 32
-"""Extends per repetition; the recent window is RECENTS long in their middle."""
+"""Extends per repetition; the recent window is RECENTS long in their middle, or the whole history."""
 
 
 def run(room: Room) -> Findings:
@@ -47,13 +45,14 @@ def run(room: Room) -> Findings:
         rows += found
         if batch == 1:
             gates = _gates(found)
-    histories = room.size((320, 640, 1_280, 2_560, 5_120), (320, 640))
+    histories = room.size((20, 80, 320, 640, 1_280, 2_560, 5_120), (20, 320))
     for history in histories:
         room.note(f"history {history}")
         spent = _measure(engine, history, 1, room.size(4, 2))
         rows += [
             timed("by history length", "full-history forward", spent["full"], at=history),
             timed("by history length", "one-event extend", spent["extend"], each=_EVENTS, at=history),
+            compared("by history length", "forward over extend", _gain(spent), at=history),
         ]
     for history in room.size((20_480, 65_536), (1_280,)):
         room.note(f"history {history}")
@@ -119,14 +118,14 @@ def _full(engine: Engine, history: int, batch: int) -> Callable[[], Work]:
 
 def _extends(engine: Engine, history: int, batch: int) -> Callable[[], Work]:
     chains = [random_chain(engine, _groups(history), seed=seed) for seed in range(batch)]
-    first = _groups(history) * engine.config.segment_len + RECENTS - _EVENTS // 2
+    recents = max(0, min(RECENTS, history) - _EVENTS // 2)
+    first = _groups(history) * engine.config.segment_len + recents
     events = [
         [random_rows(engine, 1, first=first + step, seed=seed) for seed in range(batch)]
         for step in range(_EVENTS)
     ]
 
     def prepare() -> Work:
-        recents = RECENTS - _EVENTS // 2
         caches = [
             random_cache(engine, chain, recents, seed) for seed, chain in enumerate(chains)
         ]
@@ -144,16 +143,20 @@ def _compare(spent: dict[str, list[Spent]], batch: int) -> list[Row]:
     part = f"N = 1,280, {batch} user{'s at once' if batch > 1 else ''}"
     full_once = full_flop(CONFIG, HISTORY)
     one_event = extend_flop(CONFIG, _groups(HISTORY), RECENTS)
-    extends = np.array(cpu(spent["extend"])) / _EVENTS
-    gain = ratio(cpu(spent["full"]), extends.tolist())
+    gain = _gain(spent)
     return [
         timed(part, "full-history forward", spent["full"]),
         timed(part, "one-event extend", spent["extend"], each=_EVENTS),
-        estimated(part, "time: forward over extend", gain, "x"),
+        compared(part, "time: forward over extend", gain),
         Row(part=part, what="forward", value=full_once * batch / 1e6, unit="MFLOP"),
         Row(part=part, what="extend", value=one_event * batch / 1e6, unit="MFLOP"),
         Row(part=part, what="FLOP: forward over extend", value=full_once / one_event, unit="x"),
     ]
+
+
+def _gain(spent: dict[str, list[Spent]]) -> Estimate:
+    """Processor time of the forward pass over that of one extend."""
+    return ratio([_EVENTS * seconds for seconds in cpu(spent["full"])], cpu(spent["extend"]))
 
 
 def _gates(rows: list[Row]) -> list[Gate]:

@@ -31,7 +31,7 @@ REQUIREMENTS = ("rectools[torch]==0.19.0", "numpy==1.26.4", "pandas==2.3.3", "sc
 FOLDER_VARIABLE = "FRESHET_BENCH_PEER"
 """Environment variable: where the environment is, or is made."""
 _SCRIPT = Path(__file__).with_name("peer_hstu.py")
-_USERS = 40
+_USERS = 200
 
 
 class PeerUnavailableError(InfraError):

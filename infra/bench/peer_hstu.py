@@ -40,9 +40,15 @@ def main(log: str, shape_file: str) -> None:
     model.fit(dataset)
     users = frame[Columns.User].drop_duplicates().sample(shape["users"], random_state=0).tolist()
 
+    context = frame.drop_duplicates(Columns.User).drop(columns=Columns.Item)
+    context = context.assign(**{Columns.Datetime: frame[Columns.Datetime].max()})
+
     def recommend(asked: list[object]) -> float:
+        now = context[context[Columns.User].isin(asked)]
         started = process_time()
-        model.recommend(users=asked, dataset=dataset, k=shape["k"], filter_viewed=False)
+        model.recommend(
+            users=asked, dataset=dataset, k=shape["k"], filter_viewed=False, context=now
+        )
         return process_time() - started
 
     recommend(users[:1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,6 +29,7 @@ class Row:
         high: upper end.
         wall: the same in wall time, None where it has none.
         at: where it lies on the axis of a picture.
+        behind: whether the baseline is ahead of freshet here.
     """
 
     part: str
@@ -39,6 +40,7 @@ class Row:
     high: float | None = None
     wall: float | None = None
     at: float | None = None
+    behind: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +188,12 @@ def estimated(
         wall=wall,
         at=at,
     )
+
+
+def compared(part: str, what: str, found: Estimate, unit: str = "x", *, at: float | None = None) -> Row:
+    """Return the row of a ratio that is above 1 where freshet is ahead of what it is compared with."""
+    row = estimated(part, what, found, unit, at=at)
+    return replace(row, behind=found.value < 1)
 
 
 def at_least(line: str, value: float, limit: float, *, goal: str = "", timed: bool = True) -> Gate:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from infra.bench.alone import model_and_top
 from infra.bench.breakdown import by_module
 from infra.bench.peer import PeerUnavailableError, measure_peer
-from infra.bench.result import Findings, Gate, Row, at_least, estimated, rated
+from infra.bench.result import Findings, Gate, Row, at_least, compared, estimated, rated
 from infra.bench.timing import Estimate, Spent, cpu, ratio, spend
 from infra.bench.worlds import asked, generated, settings, store, tail
 
@@ -60,14 +60,16 @@ def run(room: Room) -> Findings:
     crowds = room.size((250, 1_000, 4_000), (30,))
     rows: list[Row] = []
     gates: list[Gate] = []
+    growth: list[Row] = []
     for items in catalogues:
         shape = _Shape(items, users, events)
-        rows += _catalogue(room, shape, gates)
+        rows += _catalogue(room, shape, gates, growth)
     for crowd in crowds:
         shape = _Shape(catalogues[0], crowd, max(events, crowd * 40))
         room.note(f"{crowd} users")
         measured = _measure(room, _world(room, shape), room.size(10, 2))
-        rows.append(_each("by users", "per event", measured, at=crowd))
+        growth.append(_each("by users", "per event", measured, at=crowd))
+    rows += growth
     return Findings(
         settings={
             "users": users,
@@ -88,7 +90,9 @@ def run(room: Room) -> Findings:
     )
 
 
-def _catalogue(room: Room, shape: _Shape, gates: list[Gate]) -> list[Row]:
+def _catalogue(
+    room: Room, shape: _Shape, gates: list[Gate], growth: list[Row]
+) -> list[Row]:
     part = f"catalogue of {shape.items:,}"
     room.note(part)
     world = _world(room, shape)
@@ -98,14 +102,16 @@ def _catalogue(room: Room, shape: _Shape, gates: list[Gate]) -> list[Row]:
     rows = [
         rated(part, "scorer with database", measured.scorer, measured.events),
         _rate(part, "model and top-k alone", measured),
-        estimated(part, "scorer over model and top-k alone", share, "share"),
+        compared(part, "scorer over model and top-k alone", share, "share"),
     ]
     rows += [
         _each(f"{part}: one event", name, measured, name) for name in measured.parts
     ]
     rows.append(_each(f"{part}: one event", "scorer, all of it", measured))
     rows += _breakdown(f"{part}: where the scorer's time goes", measured.modules)
-    rows.append(_each("by catalogue", "per event", measured, at=shape.items))
+    growth.append(_each("by catalogue", "per event", measured, at=shape.items))
+    least = ratio([1000 * seconds for seconds in measured.alone()], measured.events)
+    growth.append(estimated("by catalogue", "model and top-k alone", least, "ms", at=shape.items))
     rows += _peer(room, world, part, measured)
     return rows
 
@@ -184,18 +190,15 @@ def _peer(room: Room, world: World, part: str, measured: _Measured) -> list[Row]
     except PeerUnavailableError as error:
         return [Row(part=title, what=f"not measured: {error}", value=0)]
     per_event = ratio(cpu(measured.scorer), measured.events)
-    one = found.one_user
-    gain = Estimate(
-        one.value / per_event.value, one.low / per_event.high, one.high / per_event.low
-    )
+    one, together = found.one_user, found.all_users
     return [
         estimated(title, "one call per user", one, "s"),
-        estimated(title, "per user when all users are one call", found.all_users, "s"),
-        estimated(title, "call per user over freshet's event", gain, "x"),
-        Row(
-            part=title,
-            what="per user in one call, over freshet's event",
-            value=found.all_users.value / per_event.value,
-            unit="x",
-        ),
+        estimated(title, "per user when all users are one call", together, "s"),
+        compared(title, "call per user over freshet's event", _over(one, per_event)),
+        compared(title, "per user in one call, over freshet's event", _over(together, per_event)),
     ]
+
+
+def _over(left: Estimate, right: Estimate) -> Estimate:
+    """The ratio of two independent estimates; its interval is the widest the two allow."""
+    return Estimate(left.value / right.value, left.low / right.high, left.high / right.low)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from infra.bench.models import random_cache, random_chain, random_engine, random_rows, shipped_shape
-from infra.bench.result import Findings, Gate, Row, estimated, exactly, timed
+from infra.bench.result import Findings, Gate, Row, compared, exactly, timed
 from infra.bench.timing import cpu, interleave, ratio
 from model.cost import kv_bytes
 from model.engine import SegmentJob
@@ -180,8 +180,8 @@ def _compression(engine: Engine, chain: list[TokenBlock], room: Room) -> list[Ro
     rows = [timed(part, name, found, each=sizes[name]) for name, found in spent.items()]
     names = list(works)
     largest = [seconds / _BATCHES[-1] for seconds in cpu(spent[names[-1]])]
-    gain = ratio(cpu(spent[names[0]]), largest)
-    return [*rows, estimated(part, f"one by one over a batch of {_BATCHES[-1]}", gain, "x")]
+    gain = ratio(largest, cpu(spent[names[0]]))
+    return [*rows, compared(part, f"batch of {_BATCHES[-1]} over one by one", gain)]
 
 
 def _alone(engine: Engine, job: SegmentJob) -> Callable[[], Work]:

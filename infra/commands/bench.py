@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path("bench")
 PAGE = Path("docs/performance.md")
+README = Path("README.md")
 
 
 @click.command("bench")
@@ -32,7 +33,7 @@ PAGE = Path("docs/performance.md")
     "--work", type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Where logs and databases are made (default: a temporary folder).",
 )  # fmt: skip
-@click.option("--page", is_flag=True, help="Write docs/performance.md from the JSON files.")
+@click.option("--page", is_flag=True, help="Write docs/performance.md and the README's table from the JSON.")
 @json_option
 def command(
     names: tuple[str, ...],
@@ -69,7 +70,7 @@ def command(
     if page:
         from infra.bench.page import write_page  # noqa: PLC0415
 
-        write_page(folder, PAGE)
+        write_page(folder, PAGE, README)
         if not as_json:
             click.echo(f"wrote {PAGE}")
     return ExitCode.FOUND if any(result.missed for result in found) else ExitCode.OK
