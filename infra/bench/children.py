@@ -47,7 +47,9 @@ def run_freshet(arguments: Sequence[str], *, folder: Path) -> Ran:
         ChildError: the command failed.
     """
     command = [sys.executable, "-m", "infra", *arguments, "--json"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FRESHET")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("FRESHET")
+    }
     environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)}
     out, err = folder / "child.out", folder / "child.err"
     started = perf_counter()

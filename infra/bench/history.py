@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyarrow as pa
+
     from infra.bench.room import Room
     from infra.bench.timing import Work
     from infra.bench.worlds import World
@@ -36,7 +37,6 @@ _CATALOG = 5_000
 _KNOWN = 400
 """Distinct items of the users that know equally many."""
 _CHUNK = 8
-_DAYS = 200
 _TAIL = 96
 """Scored events per user: with 128 recents before, the window of 256 is never outgrown."""
 
@@ -45,11 +45,12 @@ _TAIL = 96
 class _Sizes:
     long: int
     short: int
+    days: int
 
 
 def run(room: Room) -> Findings:
     """Compare both pairs of users."""
-    sizes = room.size(_Sizes(65_536, 4_096), _Sizes(8_192, 4_096))
+    sizes = room.size(_Sizes(65_536, 4_096, 200), _Sizes(1_024, 512, 4))
     rows: list[Row] = []
     gates: list[Gate] = []
     room.note("engine")
@@ -63,11 +64,17 @@ def run(room: Room) -> Findings:
         part = f"through the scorer and the database, {name} number of distinct items"
         spent, loads, more_recents = _through_scorer(world, room.size(6, 2))
         judged = gates if name == "equal" else []
-        judged.append(exactly("recents of the long history less those of the short", more_recents, 0))
+        judged.append(
+            exactly("recents of the long history less those of the short", more_recents, 0)
+        )
         rows += _compared(part, spent, sizes, _CHUNK, judged)
         rows += [
-            timed("load on a miss", f"{name} number of distinct items", loads["long"], at=sizes.long),
-            timed("load on a miss", f"{name} number of distinct items", loads["short"], at=sizes.short),
+            timed(
+                "load on a miss", f"{name} number of distinct items", loads["long"], at=sizes.long
+            ),
+            timed(
+                "load on a miss", f"{name} number of distinct items", loads["short"], at=sizes.short
+            ),
         ]
     return Findings(
         settings={
@@ -116,16 +123,16 @@ def _through_engine(room: Room, sizes: _Sizes) -> dict[str, list[Spent]]:
 
 
 def _world(room: Room, name: str, sizes: _Sizes, items: int) -> World:
-    """Both users' histories over 200 days, then on one more day their tails in turns of eight.
+    """Both users' histories over some days, then on one more day their tails in turns of eight.
 
     An event of somebody else lies between, so that the tick before the tails is visible to them.
     """
     rng = np.random.default_rng(5)
     parts = []
     for user, count in (("long", sizes.long), ("short", sizes.short)):
-        ts = np.sort(rng.choice(_DAYS * DAY_MS // 1000, count, replace=False)) * 1000
+        ts = np.sort(rng.choice(sizes.days * DAY_MS // 1000, count, replace=False)) * 1000
         parts.append((np.full(count, user), rng.integers(0, items, count), FIRST_MS + ts))
-    after = FIRST_MS + (_DAYS + 1) * DAY_MS
+    after = FIRST_MS + (sizes.days + 1) * DAY_MS
     parts.append((np.array(["clock"]), np.zeros(1, np.int64), np.array([after])))
     turn = np.arange(2 * _TAIL)
     ts = after + (turn + 1) * 60_000
@@ -194,11 +201,13 @@ def _compared(
     part: str, spent: dict[str, list[Spent]], sizes: _Sizes, each: int, gates: list[Gate]
 ) -> list[Row]:
     found = ratio(cpu(spent["long"]), cpu(spent["short"]))
-    gates.append(at_most(f"64k over 4k events, {part}: upper bound", found.high, LIMIT))
+    gates.append(
+        at_most(
+            f"{sizes.long:,} over {sizes.short:,} events, {part}: upper bound", found.high, LIMIT
+        )
+    )
     return [
         timed(part, "per event, history of", spent["long"], each=each, at=sizes.long),
         timed(part, "per event, history of", spent["short"], each=each, at=sizes.short),
         estimated(part, "long over short", found, "x"),
     ]
-
-

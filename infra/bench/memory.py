@@ -14,13 +14,13 @@ from infra.bench.result import Findings, Row, at_most, estimated
 from infra.bench.timing import mean, ratio
 from infra.bench.worlds import FIRST_MS, generated
 from infra.output import iso_ms
+from stream.clock import DAY_MS
 
 if TYPE_CHECKING:
     from infra.bench.room import Room
 
 LIMIT = 1.1
 _MIB = 1 << 20
-_DAYS = 100
 _LIMITS = {
     "serving.max_users": 256,
     "serving.max_bytes": 64 * _MIB,
@@ -33,17 +33,18 @@ _LIMITS = {
 class _Size:
     users: int
     events: int
+    days: int
 
 
 def run(room: Room) -> Findings:
     """Replay three logs in turn, twice."""
-    base = room.size(_Size(10_000, 300_000), _Size(100, 2_000))
+    base = room.size(_Size(10_000, 300_000, 100), _Size(100, 1_000, 4))
     sizes = {
         "base": base,
-        "twice the users": _Size(2 * base.users, 2 * base.events),
-        "twice the history": _Size(base.users, 2 * base.events),
+        "twice the users": _Size(2 * base.users, 2 * base.events, base.days),
+        "twice the history": _Size(base.users, 2 * base.events, base.days),
     }
-    scored = room.size(3_000, 200)
+    scored = room.size(3_000, 100)
     peaks: dict[str, list[float]] = {name: [] for name in sizes}
     slates: dict[str, int] = {}
     for number in range(2):
@@ -53,7 +54,9 @@ def run(room: Room) -> Findings:
             peaks[name].append(peak / _MIB)
     rows, gates = [], []
     for name, size in sizes.items():
-        rows.append(estimated("peak resident memory", name, mean(peaks[name]), "MiB", at=size.users))
+        rows.append(
+            estimated("peak resident memory", name, mean(peaks[name]), "MiB", at=size.users)
+        )
         rows.append(Row(part="what was replayed", what=f"{name}: users", value=size.users))
         rows.append(Row(part="what was replayed", what=f"{name}: events", value=size.events))
         rows.append(Row(part="what was replayed", what=f"{name}: slates", value=slates[name]))
@@ -65,15 +68,17 @@ def run(room: Room) -> Findings:
         settings={**_LIMITS, "weights": "random, shipped shape"},
         rows=rows,
         gates=gates,
-        remarks=["Resident memory at its highest, of the whole process, torch and DuckDB included."],
+        remarks=[
+            "Resident memory at its highest, of the whole process, torch and DuckDB included."
+        ],
     )
 
 
 def _peak(room: Room, name: str, size: _Size, scored: int) -> tuple[int, int]:
     """Bytes at the peak of one replay, and its slates."""
     folder = room.folder / name.replace(" ", "-")
-    world = generated(folder, users=size.users, events=size.events, items=2_000, days=_DAYS)
-    start = FIRST_MS + int((1 - scored / size.events) * _DAYS * 86_400_000)
+    world = generated(folder, users=size.users, events=size.events, items=2_000, days=size.days)
+    start = FIRST_MS + int((1 - scored / size.events) * size.days * DAY_MS)
     arguments = ["replay", str(world.log), "--db", str(world.db), "--model", str(world.model)]
     arguments += ["--items", str(world.items), "--slates", str(folder / "slates.jsonl"), "--quiet"]
     arguments += ["--from", str(iso_ms(start)), *_assignments()]

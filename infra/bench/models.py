@@ -64,7 +64,9 @@ def random_chain(engine: Engine, groups: int, *, seed: int = 0) -> list[TokenBlo
     return chain
 
 
-def random_cache(engine: Engine, chain: Sequence[TokenBlock], recents: int, seed: int = 0) -> KVCache:
+def random_cache(
+    engine: Engine, chain: Sequence[TokenBlock], recents: int, seed: int = 0
+) -> KVCache:
     """Return the cache of a user with some token groups and raw recents after them."""
     cache = engine.new_cache(chain)
     first = len(chain) * engine.config.segment_len

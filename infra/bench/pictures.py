@@ -91,7 +91,8 @@ def _finish(axis: Any, label: str) -> None:  # noqa: ANN401 - as above
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     axis.tick_params(length=0, which="both")
-    axis.legend(fontsize=7.5, frameon=False, loc="upper left")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=7.5, frameon=False, loc="upper left")
 
 
 def _floor(value: float) -> int:

@@ -28,12 +28,14 @@ _CHUNK = 64
 
 def run(room: Room) -> Findings:
     """Compare slates with and without evictions, then time loads of 256 users."""
+    users, events = room.size(2_000, 300), room.size(300_000, 4_000)
+    items = room.size(5_000, 500)
     world = generated(
         room.folder / "world",
-        users=room.size(2_000, 400),
-        events=room.size(300_000, 12_000),
-        items=room.size(5_000, 500),
-        days=120,
+        users=users,
+        events=events,
+        items=items,
+        days=room.size(120, 4),
     )
     room.note("storing")
     store(world, settings(_VALUES))
@@ -44,9 +46,9 @@ def run(room: Room) -> Findings:
     return Findings(
         settings={
             "users of a load": _USERS,
-            "users stored": room.size(2_000, 400),
-            "events stored": room.size(300_000, 12_000),
-            "catalogue": room.size(5_000, 500),
+            "users stored": users,
+            "events stored": events,
+            "catalogue": items,
             "weights": "random, shipped shape",
         },
         rows=rows,
@@ -69,9 +71,7 @@ def _scores(world: World, events: int) -> tuple[list[Row], list[Gate]]:
     rows = [
         Row(part=part, what="slates compared", value=report.compared, unit="slates"),
         Row(part=part, what="evictions", value=evictions, unit="states"),
-        Row(
-            part=part, what="largest difference of a score", value=report.largest_score_difference
-        ),
+        Row(part=part, what="largest difference of a score", value=report.largest_score_difference),
         Row(part=part, what="slates that differ beyond it", value=sum(report.counts.values())),
     ]
     line = "score of a reloaded state less that of a kept one, largest"

@@ -55,7 +55,7 @@ class _Runs:
 
 def run(room: Room) -> Findings:
     """Replay three ways."""
-    records = room.size(None, 20_000)
+    records = room.size(None, 10_000)
     engine = load_engine(shipped.CHECKPOINT)
     room.note("storing once, for the rows")
     tables, counts = _stored_once(room, engine, records)
@@ -71,11 +71,20 @@ def run(room: Room) -> Findings:
         compress = spend(lambda: _compress_alone(engine, counts))
         _replayed(_plan(folder / "ticks.duckdb", model=True), ticks, records)
         ticks.least.append(spent.cpu_s + compress.cpu_s)
-    slates = _with_slates(room, room.size(100_000, 1_000), records)
+    slates = _with_slates(room, room.size(100_000, 500), records)
     rows: list[Row] = []
     gates: list[Gate] = []
-    _report("append only", append, "decode and Arrow insert alone", (0.5, "100,000 events/s"), rows, gates)
-    _report("with ticks", ticks, "append plus compression alone", (0.7, "40,000 events/s"), rows, gates)
+    _report(
+        "append only",
+        append,
+        "decode and Arrow insert alone",
+        (0.5, "100,000 events/s"),
+        rows,
+        gates,
+    )
+    _report(
+        "with ticks", ticks, "append plus compression alone", (0.7, "40,000 events/s"), rows, gates
+    )
     _report("with slates", slates, "model and top-k alone", (0.7, "3,000 events/s"), rows, gates)
     return Findings(
         settings={
@@ -179,7 +188,7 @@ def _with_slates(room: Room, events: int, records: int | None) -> _Runs:
         topic = shipped.EVENTS.name
         while sum(runs.events) < events:
             first = pipeline.ingest.next_offsets[topic, 0]
-            spent = spend(lambda: pipeline.run(max_records=size))  # noqa: B023
+            spent = spend(lambda: pipeline.run(max_records=size))
             end = pipeline.ingest.next_offsets[topic, 0]
             if end == first:
                 break
@@ -204,7 +213,12 @@ def _least(pipeline: Pipeline, rows: pa.Table) -> float:
 
 
 def _report(
-    part: str, runs: _Runs, least: str, wanted: tuple[float, str], rows: list[Row], gates: list[Gate]
+    part: str,
+    runs: _Runs,
+    least: str,
+    wanted: tuple[float, str],
+    rows: list[Row],
+    gates: list[Gate],
 ) -> None:
     limit, goal = wanted
     share = ratio(runs.least, cpu(runs.subject))

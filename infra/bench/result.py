@@ -190,7 +190,9 @@ def estimated(
     )
 
 
-def compared(part: str, what: str, found: Estimate, unit: str = "x", *, at: float | None = None) -> Row:
+def compared(
+    part: str, what: str, found: Estimate, unit: str = "x", *, at: float | None = None
+) -> Row:
     """Return the row of a ratio that is above 1 where freshet is ahead of what it is compared with."""
     row = estimated(part, what, found, unit, at=at)
     return replace(row, behind=found.value < 1)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pyarrow.parquet as pq
+
 from infra.bench.children import Ran, run_freshet
 from infra.bench.models import shipped_shape
 from infra.bench.result import Findings, Row, at_most
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 LIMIT_GIB = 2.0
 _GIB = 1 << 30
-_DAYS = 365
 _ITEMS = 20_000
 
 
@@ -33,16 +34,18 @@ class _Size:
     users: int
     events: int
     scored: int
+    days: int
 
 
 def run(room: Room) -> Findings:
     """Generate the log, store all but its end with ticks, then write slates for the end."""
-    size = room.size(_Size(1_000_000, 20_000_000, 200_000), _Size(500, 4_000, 500))
+    size = room.size(_Size(1_000_000, 20_000_000, 200_000, 365), _Size(200, 2_000, 200, 4))
     log, model = room.folder / "log.parquet", room.folder / "model.safetensors"
     room.note("generating")
     made = _generate(room.folder, log, size)
-    write_untrained(model, shipped_shape(), [f"i{number}" for number in range(_ITEMS)])
-    until = FIRST_MS + int(_DAYS * DAY_MS * size.events / (size.events + size.scored))
+    ids = pq.read_table(room.folder / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
+    write_untrained(model, shipped_shape(), ids)
+    until = FIRST_MS + int(size.days * DAY_MS * size.events / (size.events + size.scored))
     bound = str(iso_ms(until))
     room.note("storing with ticks")
     stored = _replay(room.folder, log, ["--from", bound, "--until", bound])
@@ -61,7 +64,7 @@ def run(room: Room) -> Findings:
             "events": size.events,
             "scored": size.scored,
             "catalogue": _ITEMS,
-            "days": _DAYS,
+            "days": size.days,
             "weights": "random, shipped shape",
         },
         rows=rows,
@@ -73,15 +76,16 @@ def run(room: Room) -> Findings:
 
 
 def _generate(folder: Path, log: Path, size: _Size) -> Ran:
-    arguments = ["generate", str(log), "--users", str(size.users), "--days", str(_DAYS)]
+    arguments = ["generate", str(log), "--users", str(size.users), "--days", str(size.days)]
     arguments += ["--events", str(size.events + size.scored), "--items", str(_ITEMS), "--quiet"]
-    arguments += ["--start", str(iso_ms(FIRST_MS))]
+    arguments += ["--start", str(iso_ms(FIRST_MS)), "--items-out", str(folder / "items.parquet")]
     return run_freshet(arguments, folder=folder)
 
 
 def _replay(folder: Path, log: Path, more: list[str]) -> Ran:
     arguments = ["replay", str(log), "--db", str(folder / "scale.duckdb"), "--quiet"]
     arguments += ["--model", str(folder / "model.safetensors")]
+    arguments += ["--items", str(folder / "items.parquet")]
     return run_freshet([*arguments, *more], folder=folder)
 
 
@@ -100,7 +104,11 @@ def _rows(part: str, ran: Ran, units: str) -> list[Row]:
         Row(part=part, what=units, value=done),
         Row(part=part, what="processor time", value=ran.cpu_s, unit="s", wall=ran.wall_s),
         Row(
-            part=part, what="rate", value=done / ran.cpu_s, unit=f"{units}/s", wall=done / ran.wall_s
+            part=part,
+            what="rate",
+            value=done / ran.cpu_s,
+            unit=f"{units}/s",
+            wall=done / ran.wall_s,
         ),
         Row(part=part, what="peak memory", value=ran.peak_bytes / _GIB, unit="GiB"),
     ]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -49,12 +48,12 @@ class _Measured:
 
     def alone(self) -> list[float]:
         """Processor seconds of the least, per chunk."""
-        return np.sum([cpu(spent) for spent in self.parts.values()], axis=0).tolist()
+        return [sum(parts) for parts in zip(*map(cpu, self.parts.values()), strict=True)]
 
 
 def run(room: Room) -> Findings:
     """Measure three catalogues with equally many users, then three numbers of users."""
-    events = room.size(80_000, 6_000)
+    events = room.size(80_000, 5_000)
     users = room.size(500, 60)
     catalogues = room.size((5_000, 20_000, 100_000), (500,))
     crowds = room.size((250, 1_000, 4_000), (30,))
@@ -90,23 +89,21 @@ def run(room: Room) -> Findings:
     )
 
 
-def _catalogue(
-    room: Room, shape: _Shape, gates: list[Gate], growth: list[Row]
-) -> list[Row]:
+def _catalogue(room: Room, shape: _Shape, gates: list[Gate], growth: list[Row]) -> list[Row]:
     part = f"catalogue of {shape.items:,}"
     room.note(part)
     world = _world(room, shape)
     measured = _measure(room, world, room.size(12, 2))
     share = ratio(measured.alone(), cpu(measured.scorer))
-    gates.append(at_least(f"{part}: scorer's rate, share of model and top-k alone", share.value, LIMIT))
+    gates.append(
+        at_least(f"{part}: scorer's rate, share of model and top-k alone", share.value, LIMIT)
+    )
     rows = [
         rated(part, "scorer with database", measured.scorer, measured.events),
         _rate(part, "model and top-k alone", measured),
         compared(part, "scorer over model and top-k alone", share, "share"),
     ]
-    rows += [
-        _each(f"{part}: one event", name, measured, name) for name in measured.parts
-    ]
+    rows += [_each(f"{part}: one event", name, measured, name) for name in measured.parts]
     rows.append(_each(f"{part}: one event", "scorer, all of it", measured))
     rows += _breakdown(f"{part}: where the scorer's time goes", measured.modules)
     growth.append(_each("by catalogue", "per event", measured, at=shape.items))
@@ -119,7 +116,12 @@ def _catalogue(
 def _world(room: Room, shape: _Shape) -> World:
     folder = room.folder / f"{shape.items}-{shape.users}"
     world = generated(
-        folder, users=shape.users, events=shape.events, items=shape.items, days=120, seed=1
+        folder,
+        users=shape.users,
+        events=shape.events,
+        items=shape.items,
+        days=room.size(120, 4),
+        seed=1,
     )
     store(world, _LOADED)
     return world

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,7 +80,9 @@ def _payload(engine: Engine, chain: list[TokenBlock], gates: list[Gate]) -> list
     n, window = config.segment_len, config.window or 1
     group, full = chain[0].kv.nbytes, kv_bytes(config, config.segment_len)
     wanted = config.n_tokens / n
-    gates.append(exactly("payload of a segment over its full keys and values, K / n", group / full, wanted))
+    gates.append(
+        exactly("payload of a segment over its full keys and values, K / n", group / full, wanted)
+    )
     rows = [
         Row(part=part, what="one token group", value=group, unit="bytes"),
         Row(part=part, what="its segment in full, same dtype", value=full, unit="bytes"),
@@ -100,7 +101,9 @@ def _payload(engine: Engine, chain: list[TokenBlock], gates: list[Gate]) -> list
             read[window] / kv_bytes(config, window * n),
             wanted,
         ),
-        exactly("read past the window over read at the window", read[len(chain)] / read[window], 1.0),
+        exactly(
+            "read past the window over read at the window", read[len(chain)] / read[window], 1.0
+        ),
     ]
     return rows
 
@@ -151,8 +154,8 @@ def _group(engine: Engine, user: int, block: TokenBlock) -> GroupRow:
         layers=config.n_layers,
         d_kv=config.d_kv,
         dtype=config.state_dtype,
-        first=HistoryKey(block.time_ms - DAY_MS, 0, 0, user * 1_000 + first, False, user * 1_000 + first),  # noqa: FBT003 - a tuple of the table's columns
-        last=HistoryKey(block.time_ms, 0, 0, user * 1_000 + last, False, user * 1_000 + last),  # noqa: FBT003 - as above
+        first=_key(block.time_ms - DAY_MS, user * 1_000 + first),
+        last=_key(block.time_ms, user * 1_000 + last),
         n_items=n,
         first_off=user * 1_000 + first,
         last_off=user * 1_000 + last,
@@ -162,6 +165,10 @@ def _group(engine: Engine, user: int, block: TokenBlock) -> GroupRow:
         outputs=outputs,
         created_at_ms=DAY_MS,
     )
+
+
+def _key(h_ts_ms: int, off: int) -> HistoryKey:
+    return HistoryKey(h_ts_ms=h_ts_ms, h_seq=0, h_part=0, h_off=off, displaced=False, off=off)
 
 
 def _compression(engine: Engine, chain: list[TokenBlock], room: Room) -> list[Row]:
@@ -174,7 +181,9 @@ def _compression(engine: Engine, chain: list[TokenBlock], room: Room) -> list[Ro
         ),
     }
     works: dict[str, Callable[[], Work]] = {name: _alone(engine, job) for name, job in jobs.items()}
-    works |= {f"first segment, masked pass, batch of {size}": _batched(engine, size) for size in _BATCHES}
+    works |= {
+        f"first segment, masked pass, batch of {size}": _batched(engine, size) for size in _BATCHES
+    }
     spent = interleave(works, repetitions=room.size(30, 3), warm_up=2)
     sizes = dict(zip(works, (1, 1, *_BATCHES), strict=True))
     rows = [timed(part, name, found, each=sizes[name]) for name, found in spent.items()]

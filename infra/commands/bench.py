@@ -24,7 +24,9 @@ README = Path("README.md")
 @click.command("bench")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--all", "every", is_flag=True, help="Run every benchmark that takes minutes.")
-@click.option("--quick", is_flag=True, help="Reduced sizes: shows that it works; times are not judged.")
+@click.option(
+    "--quick", is_flag=True, help="Reduced sizes: shows that it works; times are not judged."
+)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False),
     help="Folder of NAME.json (default: bench; with --quick nothing is written).",
@@ -33,7 +35,9 @@ README = Path("README.md")
     "--work", type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Where logs and databases are made (default: a temporary folder).",
 )  # fmt: skip
-@click.option("--page", is_flag=True, help="Write docs/performance.md and the README's table from the JSON.")
+@click.option(
+    "--page", is_flag=True, help="Write docs/performance.md and the README's table from the JSON."
+)
 @json_option
 def command(
     names: tuple[str, ...],
@@ -82,9 +86,7 @@ def _wanted(names: tuple[str, ...], *, every: bool) -> list[str]:
     for name in names:
         if name not in BENCHES:
             raise click.UsageError(f"there is no benchmark {name!r}{closest(name, BENCHES)}")
-    return [
-        name for name, entry in BENCHES.items() if name in names or (every and not entry.long)
-    ]
+    return [name for name, entry in BENCHES.items() if name in names or (every and not entry.long)]
 
 
 def _list(*, as_json: bool) -> int:
