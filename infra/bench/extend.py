@@ -53,6 +53,7 @@ def run(room: Room) -> Findings:
         gates=gates,
         remarks=[
             "The extend is the whole path of one event: embedding, all layers, the growing cache.",
+            "The forward is bound by memory as much as by arithmetic: its attention grows with N squared.",
             "A history beyond window * n + recents costs no more: the newest 32 groups are read.",
         ],
     )

@@ -55,7 +55,9 @@ def run(room: Room) -> Findings:
     rows, gates = [], []
     for name, size in sizes.items():
         rows.append(
-            estimated("peak resident memory", name, mean(peaks[name]), "MiB", at=size.users)
+            estimated(
+                "peak resident memory, by users", name, mean(peaks[name]), "MiB", at=size.users
+            )
         )
         rows.append(Row(part="what was replayed", what=f"{name}: users", value=size.users))
         rows.append(Row(part="what was replayed", what=f"{name}: events", value=size.events))

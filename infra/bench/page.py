@@ -151,11 +151,8 @@ def _behind(results: Mapping[str, Result]) -> Iterator[str]:
     for name, result in results.items():
         for row in result.rows:
             if row.behind:
-                yield f"{name}, {row.part}: {_named(row)} is {figure(row.value)}{_bounds(row)}."
-
-
-def _named(row: Row) -> str:
-    return row.what if row.at is None else f"{row.what} at {figure(row.at)}"
+                what = cells(row, ["what"])[0]
+                yield f"{name}, {row.part}: {what} is {figure(row.value)}{_bounds(row)}."
 
 
 def _bounds(row: Row) -> str:

@@ -81,20 +81,29 @@ def _line(axis: Any, rows: Sequence[Row], look: tuple[str, str, str]) -> None:  
 
 
 def _finish(axis: Any, label: str) -> None:  # noqa: ANN401 - as above
+    """Logarithmic axes with plain numbers; room above the lines for the legend."""
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel(label)
     low, high = axis.get_ylim()
-    axis.set_ylim(10 ** _floor(low), 10 ** -_floor(1 / high))
+    bottom, top = floor(log10(low)), floor(log10(high)) + 2
+    axis.set_ylim(10**bottom, 10**top)
+    axis.set_yticks([10**power for power in range(bottom, top)])
+    left, right = (floor(log10(bound)) for bound in axis.get_xlim())
+    axis.set_xlim(10**left, 10 ** (right + 1))
+    axis.set_xticks([10**power for power in range(left, right + 2)])
+    for ruler in (axis.xaxis, axis.yaxis):
+        ruler.set_major_formatter(_plain)
+        ruler.set_minor_formatter("")
     axis.grid(axis="y", color=_QUIET)
     axis.set_axisbelow(True)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
-    axis.tick_params(length=0, which="both")
+    axis.tick_params(length=0, which="both", pad=5)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=7.5, frameon=False, loc="upper left")
 
 
-def _floor(value: float) -> int:
-    """The power of ten at or below a value."""
-    return floor(log10(value))
+def _plain(value: float, place: int) -> str:
+    del place
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"

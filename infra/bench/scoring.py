@@ -56,7 +56,7 @@ def run(room: Room) -> Findings:
     events = room.size(80_000, 5_000)
     users = room.size(500, 60)
     catalogues = room.size((5_000, 20_000, 100_000), (500,))
-    crowds = room.size((250, 1_000, 4_000), (30,))
+    crowds = room.size((250, 2_000, 16_000), (30,))
     rows: list[Row] = []
     gates: list[Gate] = []
     growth: list[Row] = []
@@ -194,11 +194,15 @@ def _peer(room: Room, world: World, part: str, measured: _Measured) -> list[Row]
     per_event = ratio(cpu(measured.scorer), measured.events)
     one, together = found.one_user, found.all_users
     return [
-        estimated(title, "one call per user", one, "s"),
-        estimated(title, "per user when all users are one call", together, "s"),
+        estimated(title, "one call per user", _ms(one), "ms"),
+        estimated(title, "per user when all users are one call", _ms(together), "ms"),
         compared(title, "call per user over freshet's event", _over(one, per_event)),
         compared(title, "per user in one call, over freshet's event", _over(together, per_event)),
     ]
+
+
+def _ms(seconds: Estimate) -> Estimate:
+    return Estimate(1000 * seconds.value, 1000 * seconds.low, 1000 * seconds.high)
 
 
 def _over(left: Estimate, right: Estimate) -> Estimate:

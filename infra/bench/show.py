@@ -39,7 +39,7 @@ def columns(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def cells(row: Row, names: Sequence[str]) -> list[str]:
     """Return the cells of one row under some columns."""
-    what = row.what if row.at is None else f"{row.what}, {figure(row.at)}"
+    what = row.what if row.at is None else f"{row.what} at {figure(row.at)}"
     interval = "" if row.low is None else f"{figure(row.low)} to {figure(row.high)}"
     known = {
         "what": what,

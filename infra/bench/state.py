@@ -44,8 +44,8 @@ def run(room: Room) -> Findings:
     rows += _stored(engine, chain[: min(8, window)], room)
     rows += [
         Row(
-            part="recents in memory",
-            what="keys, values and metadata of a cache without tokens, recents",
+            part="recents in memory, by rows",
+            what="keys, values and metadata",
             value=random_cache(engine, [], recents).nbytes / 1024,
             unit="KiB",
             at=recents,
@@ -93,7 +93,7 @@ def _payload(engine: Engine, chain: list[TokenBlock], gates: list[Gate]) -> list
         tokens = engine.new_cache(chain[:groups]).n_tokens
         read[groups] = tokens // config.n_tokens * group
         rows.append(
-            Row(part=part, what="read per event, groups stored", value=read[groups] / 1024, unit="KiB", at=groups)
+            Row(part="read per event, by groups stored", what="keys and values", value=read[groups] / 1024, unit="KiB", at=groups)
         )  # fmt: skip
     gates += [
         exactly(
