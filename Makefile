@@ -19,7 +19,7 @@ COMMA := ,
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: help install install-dev demo test check lint format layers types quality synthetic reference clean
+.PHONY: help install install-dev demo test check lint format layers types quality synthetic bench reference clean
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ quality: $(VENV)/.installed-report  ## measure the recipe against the baselines 
 
 synthetic: $(VENV)/.installed-report  ## show what tokens carry, on a made-up task of long interests (minutes)
 	@$(BIN)/freshet synthetic $(ARGS)
+
+bench: $(VENV)/.installed-report  ## run the benchmarks, write bench/*.json and docs/performance.md (half an hour)
+	@$(BIN)/freshet bench --all --page $(ARGS)
 
 reference: $(VENV)/.installed-report  ## rewrite docs/reference.md from the code
 	@$(PY) -m infra.reference > docs/reference.md.new && mv docs/reference.md.new docs/reference.md

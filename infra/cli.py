@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sql": ("sql", "Run one SELECT on a database."),
     "doctor": ("doctor", "Check a database: ranges, positions, tokens, checksums, versions."),
     "diff": ("diff", "Compare the slates of two runs."),
+    "bench": ("bench", "Measure speed and memory against baselines, and write the figures."),
     "config": ("config", "Show the settings and where each value comes from."),
 }
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.errors import MissingExtraError
 from infra.figures import (
     METRIC_TITLES,
     PROTOCOL_TITLES,
@@ -21,6 +20,7 @@ from infra.figures import (
     scope,
     sentences,
 )
+from infra.plotting import INK, missing, pyplot
 from stream.evaluation.counted import MIX
 from stream.evaluation.production import RECENTS, SWAPPED, TOKENS
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from stream.evaluate import Evaluation
     from stream.evaluation.figures import Bucket, ProtocolFigures
 
-INK = "#1c2330"
 QUIET = "#8a93a3"
 COLORS = {TOKENS.name: "#1f5fbf", RECENTS.name: "#6fb1e8", SWAPPED.name: "#c2571a", MIX: "#3b4252"}
 MARKS = ("o", "s", "^", "D", "v", "P")
@@ -83,7 +82,7 @@ def write_report(
     try:
         import jinja2  # noqa: PLC0415
     except ImportError as err:
-        raise _missing(err) from err
+        raise missing(err) from err
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -138,7 +137,7 @@ def forest(figures: ProtocolFigures, metric: str = "recall@50") -> str:
     """Return a picture of every method's figure and interval, best on top, as a data URI."""
     shown = sorted(figures.figures, key=lambda one: one.everything[metric].value)
     shown = [one for one in shown if one.everything[metric].target_count]
-    plot = _pyplot()
+    plot = pyplot()
     figure, axes = plot.subplots(figsize=(7.4, 0.9 + 0.32 * len(shown)))
     for place, one in enumerate(shown):
         estimate = one.everything[metric]
@@ -167,7 +166,7 @@ def buckets_picture(buckets: Sequence[Bucket], label: str) -> str:
     """Return recall@50 of each method over buckets as a data URI; empty without buckets."""
     if not buckets:
         return ""
-    plot = _pyplot()
+    plot = pyplot()
     figure, axes = plot.subplots(figsize=(7.4, 3.3))
     names = list(buckets[0].methods)
     width = 0.09
@@ -201,26 +200,6 @@ def buckets_picture(buckets: Sequence[Bucket], label: str) -> str:
     return _picture(figure, axes)
 
 
-def _pyplot() -> Any:  # noqa: ANN401 - matplotlib has no types of its own here
-    try:
-        import matplotlib as mpl  # noqa: PLC0415
-    except ImportError as err:
-        raise _missing(err) from err
-    mpl.use("Agg")
-    mpl.rcParams |= {
-        "font.size": 9,
-        "axes.edgecolor": "#c4cad4",
-        "axes.labelcolor": INK,
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "svg.hashsalt": "freshet",  # the same figures give the same file
-    }
-    from matplotlib import pyplot  # noqa: PLC0415
-
-    return pyplot
-
-
 def _picture(figure: Any, axes: Any) -> str:  # noqa: ANN401 - as above
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -228,11 +207,5 @@ def _picture(figure: Any, axes: Any) -> str:  # noqa: ANN401 - as above
     axes.tick_params(length=0)
     made = io.BytesIO()
     figure.savefig(made, format="svg", bbox_inches="tight", metadata={"Date": None})
-    _pyplot().close(figure)
+    pyplot().close(figure)
     return "data:image/svg+xml;base64," + base64.b64encode(made.getvalue()).decode()
-
-
-def _missing(err: ImportError) -> MissingExtraError:
-    return MissingExtraError(
-        f"the report needs {err.name}: pip install 'freshet[report]', or leave --report out"
-    )

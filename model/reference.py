@@ -1,4 +1,4 @@
-"""What serving must equal: one masked forward pass over whole windows."""
+"""What serving must equal, and what it is measured against: whole windows in one masked pass."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from model.engine import Engine
-from model.segments import REQUEST, UserSlots, build_layout
+from model.segments import REQUEST, Layout, UserSlots, build_layout
 
-__all__ = ["masked_requests"]
+__all__ = ["best_columns", "item_vectors", "masked_pass", "masked_requests"]
 
 
 @torch.inference_mode()
@@ -34,3 +35,31 @@ def masked_requests(engine: Engine, users: Sequence[UserSlots]) -> NDArray[np.fl
     hidden = engine.model(layout)[torch.from_numpy(rows[order])]
     found: NDArray[np.float64] = hidden.double().numpy()
     return found
+
+
+@torch.inference_mode()
+def item_vectors(engine: Engine) -> Tensor:
+    """Return the vectors [1 + V + n_buckets, d] that a pass reads, computed once per version."""
+    return engine.model.items.vectors()
+
+
+@torch.inference_mode()
+def masked_pass(engine: Engine, layout: Layout, vectors: Tensor) -> Tensor:
+    """Return all hidden rows [R, d] of a layout, items, tokens and requests, in one masked pass.
+
+    Args:
+        engine: The model version.
+        layout: Whole windows.
+        vectors: From ``item_vectors``, so that repeated passes do not pay for the item table.
+
+    Raises:
+        ShapeError: If an item row is outside the vocabulary.
+    """
+    hidden: Tensor = engine.model(layout, vectors)
+    return hidden
+
+
+def best_columns(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return the columns int64 [R, k] of the k highest scores per row, best first."""
+    best: NDArray[np.int64] = torch.topk(torch.from_numpy(scores), k, dim=1).indices.numpy()
+    return best

@@ -1,0 +1,236 @@
+"""The whole shipped log replayed: append only, with ticks, with slates; each over the least it must do.
+
+The least of an append is decoding the file and inserting the finished Arrow rows. The least of ticks
+is that append and the compression of the same segments. The least of slates is the model and the
+top-k on the same micro-batches (`alone.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from infra import shipped
+from infra.bench.alone import model_and_top
+from infra.bench.models import random_rows
+from infra.bench.result import Findings, Gate, Row, at_least, compared, estimated, rated
+from infra.bench.timing import Spent, cpu, ratio, spend
+from infra.bench.worlds import settings
+from infra.wiring import ReplayPlan, load_engine, open_log, replaying
+from model.engine import SegmentJob
+from storage import interactions
+from storage.database import Database
+from storage.tokens import group_counts
+from stream.clock import DAY_MS, from_ms
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from infra.bench.room import Room
+    from model.engine import Engine, TokenBlock
+    from stream.pipeline import Pipeline, RunSummary
+
+_BATCH = 10_000
+_SLICE = 10_000
+_CHUNK = 256
+_SAMPLED = 4
+"""Of the slices' chunks, every fourth is measured alone."""
+_LOADED = settings({one.key: one.value for one in shipped.settings()})
+
+
+@dataclass(slots=True)
+class _Runs:
+    """Repetitions of one way to replay, and of the least it must do."""
+
+    events: list[int] = field(default_factory=list)
+    subject: list[Spent] = field(default_factory=list)
+    least: list[float] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
+
+
+def run(room: Room) -> Findings:
+    """Replay three ways."""
+    records = room.size(None, 10_000)
+    engine = load_engine(shipped.CHECKPOINT)
+    room.note("storing once, for the rows")
+    tables, counts = _stored_once(room, engine, records)
+    append, ticks = _Runs(), _Runs()
+    for number in range(room.size(3, 2)):
+        room.note(f"append only, turn {number + 1}")
+        folder = room.folder / str(number)
+        folder.mkdir()
+        alone = spend(lambda: _decode_and_insert(folder / "least.duckdb", tables))  # noqa: B023
+        spent = _replayed(_plan(folder / "append.duckdb"), append, records)
+        append.least.append(alone.cpu_s)
+        room.note(f"with ticks, turn {number + 1}")
+        compress = spend(lambda: _compress_alone(engine, counts))
+        _replayed(_plan(folder / "ticks.duckdb", model=True), ticks, records)
+        ticks.least.append(spent.cpu_s + compress.cpu_s)
+    slates = _with_slates(room, room.size(100_000, 500), records)
+    rows: list[Row] = []
+    gates: list[Gate] = []
+    _report(
+        "append only",
+        append,
+        "decode and Arrow insert alone",
+        (0.5, "100,000 events/s"),
+        rows,
+        gates,
+    )
+    _report(
+        "with ticks", ticks, "append plus compression alone", (0.7, "40,000 events/s"), rows, gates
+    )
+    _report("with slates", slates, "model and top-k alone", (0.7, "3,000 events/s"), rows, gates)
+    return Findings(
+        settings={
+            "log": shipped.NAME,
+            "events": sum(table.num_rows for table in tables),
+            "events with slates": sum(slates.events),
+            "segments compressed": sum(counts.values()),
+            "records per poll": _BATCH,
+        },
+        rows=rows,
+        gates=gates,
+        remarks=[
+            "Slates are written for the newest events, after the rest was stored with ticks; the others"
+            " are the whole log. Rates are per second of one core; the goals are for two.",
+            "Stages are wall time of one run.",
+        ],
+    )
+
+
+def _plan(path: Path, *, model: bool = False, slates: Path | None = None) -> ReplayPlan:
+    return ReplayPlan(
+        log=str(shipped.EVENTS),
+        db_path=path,
+        model_path=shipped.CHECKPOINT if model else None,
+        items_path=str(shipped.ITEMS) if model else None,
+        slates_path=slates,
+        score=slates is not None,
+    )
+
+
+def _stored_once(
+    room: Room, engine: Engine, records: int | None
+) -> tuple[list[pa.Table], dict[int, int]]:
+    """The rows as a replay appends them, batch by batch, and the token groups per user it makes."""
+    plan = _plan(room.folder / "once.duckdb", model=True)
+    with replaying(plan, _LOADED) as pipeline:
+        pipeline.run(max_records=records)
+        end = max(pipeline.ingest.next_offsets.values())
+        names = interactions.INTERACTION_SCHEMA.names
+        tables = [
+            interactions.read_range(
+                pipeline.db, shipped.EVENTS.name, 0, first, min(first + _BATCH, end)
+            ).select(names)
+            for first in range(0, end, _BATCH)
+        ]
+        return tables, group_counts(pipeline.db, engine.version)
+
+
+def _decode_and_insert(path: Path, tables: list[pa.Table]) -> None:
+    source = open_log(str(shipped.EVENTS), _LOADED)
+    with Database.open(path, now=from_ms(DAY_MS)) as db:
+        for table in tables:
+            source.poll(_BATCH)
+            with db.transaction() as tx:
+                tx.insert("interactions_hot", table)
+        db.checkpoint()
+    source.close()
+
+
+def _replayed(plan: ReplayPlan, runs: _Runs, records: int | None) -> Spent:
+    """Time a replay of the whole log into a new database, its checkpoint included."""
+    with replaying(plan, _LOADED) as pipeline:
+        runs.subject.append(spend(lambda: _run(pipeline, records)))
+        runs.events.append(pipeline.summary.records)
+        runs.stages = dict(pipeline.summary.seconds)
+    return runs.subject[-1]
+
+
+def _run(pipeline: Pipeline, records: int | None) -> RunSummary:
+    done = pipeline.run(max_records=records)
+    pipeline.db.checkpoint()
+    return done
+
+
+def _compress_alone(engine: Engine, counts: dict[int, int]) -> None:
+    """As many segments per user as the replay compressed, each given the groups before it."""
+    n, window = engine.config.segment_len, engine.config.window
+    chains: dict[int, list[TokenBlock]] = {user: [] for user in counts}
+    for segment in range(max(counts.values(), default=0)):
+        users = [user for user, groups in counts.items() if groups > segment]
+        rows = random_rows(engine, n, first=segment * n)
+        jobs = [
+            SegmentJob(segment, chains[user] if window is None else chains[user][-window:], rows)
+            for user in users
+        ]
+        for user, block in zip(users, engine.compress(jobs), strict=True):
+            chains[user].append(block)
+
+
+def _with_slates(room: Room, events: int, records: int | None) -> _Runs:
+    """Write slates for the newest events, slice by slice, and measure the least beside each."""
+    ts = pq.read_table(shipped.EVENTS, columns=["ts"])["ts"].to_numpy()[:records]
+    until = int(np.sort(ts)[-events])
+    path = room.folder / "slates.duckdb"
+    room.note("storing what lies before the slates")
+    before = replace(_plan(path, model=True), until_ms=until)
+    with replaying(before, _LOADED) as pipeline:
+        pipeline.run()
+    runs, size = _Runs(), min(_SLICE, events // 2)
+    with replaying(_plan(path, model=True, slates=room.folder / "out.jsonl"), _LOADED) as pipeline:
+        topic = shipped.EVENTS.name
+        while sum(runs.events) < events:
+            first = pipeline.ingest.next_offsets[topic, 0]
+            spent = spend(lambda: pipeline.run(max_records=size))
+            end = pipeline.ingest.next_offsets[topic, 0]
+            if end == first:
+                break
+            room.note(f"slates, offset {end:,}")
+            runs.subject.append(spent)
+            runs.events.append(end - first)
+            rows = interactions.read_range(pipeline.db, topic, 0, first, end)
+            runs.least.append(_least(pipeline, rows) * (end - first))
+        runs.stages = dict(pipeline.summary.seconds)
+    return runs
+
+
+def _least(pipeline: Pipeline, rows: pa.Table) -> float:
+    """Processor seconds per event of the model and the top-k alone, over some chunks of a slice."""
+    rows = rows.filter(rows["scores"])
+    spent, events = 0.0, 0
+    for start in range(0, rows.num_rows, _CHUNK * _SAMPLED):
+        chunk = rows.slice(start, _CHUNK)
+        spent += sum(cpu([spend(work) for work in model_and_top(pipeline, chunk).values()]))
+        events += chunk.num_rows
+    return spent / max(events, 1)
+
+
+def _report(
+    part: str,
+    runs: _Runs,
+    least: str,
+    wanted: tuple[float, str],
+    rows: list[Row],
+    gates: list[Gate],
+) -> None:
+    limit, goal = wanted
+    share = ratio(runs.least, cpu(runs.subject))
+    rows += [
+        rated(part, "replay", runs.subject, runs.events),
+        estimated(part, least, ratio(runs.events, runs.least), "events/s"),
+        compared(part, f"replay over {least}", share, "share"),
+    ]
+    whole = sum(runs.stages.values())
+    rows += [
+        Row(part=f"{part}: stages", what=stage, value=seconds / whole, unit="share", wall=seconds)
+        for stage, seconds in runs.stages.items()
+        if seconds
+    ]
+    gates.append(at_least(f"{part}: rate over {least}", share.value, limit, goal=goal))
