@@ -12,7 +12,7 @@ from torch import Tensor
 from model.engine import Engine
 from model.segments import REQUEST, Layout, UserSlots, build_layout
 
-__all__ = ["best_columns", "item_vectors", "masked_pass", "masked_requests"]
+__all__ = ["item_vectors", "masked_pass", "masked_requests"]
 
 
 @torch.inference_mode()
@@ -57,9 +57,3 @@ def masked_pass(engine: Engine, layout: Layout, vectors: Tensor) -> Tensor:
     """
     hidden: Tensor = engine.model(layout, vectors)
     return hidden
-
-
-def best_columns(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the columns int64 [R, k] of the k highest scores per row, best first."""
-    best: NDArray[np.int64] = torch.topk(torch.from_numpy(scores), k, dim=1).indices.numpy()
-    return best

@@ -31,7 +31,7 @@ def top_items(
     """
     if not scores.size:
         return [() for _ in range(len(scores))]
-    rows, columns, values = _best(scores, k)
+    rows, columns, values = best(scores, k)
     ids = [item_ids[column] for column in columns.tolist()]
     items = [
         ScoredItem(item_id=item, score=value)
@@ -41,10 +41,15 @@ def top_items(
     return [tuple(items[lo:hi]) for lo, hi in pairwise(ends)]
 
 
-def _best(
+def best(
     scores: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Rows, columns and values of the k best per row, by row, value and column."""
+    """Return rows, columns and values of the k best per row, by row, value and column.
+
+    Args:
+        scores: [R, V]; -inf leaves an item out.
+        k: at most this many.
+    """
     width = scores.shape[1]
     floor = _kth_block(scores, k)
     place = np.flatnonzero(scores >= np.maximum(floor, _LEAST)[:, None])

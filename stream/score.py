@@ -17,7 +17,7 @@ from stream.slates import Slate, recommendation_id, request_id
 from stream.stored import StoredRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -93,6 +93,10 @@ class Scorer:
     def cache_use(self) -> CacheUse:
         """What the cache of user states holds, and how often it helped."""
         return self._states.report()
+
+    def forget(self, users: Iterable[int]) -> None:
+        """Drop states; they are loaded again when needed."""
+        self._states.drop(users)
 
     def published(self, run_id: int, users: Sequence[int]) -> None:
         """The groups a refresh run stored for some users are readable from here on: cached states take them in."""

@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from infra.bench.worlds import loader_of
-from model.features import stack_rows
-from model.reference import best_columns
-from stream.history import UserRows, model_rows, table_rows
+from model.engine import Rows
+from stream.advance import Advance
+from stream.cache import StateCache
+from stream.facts import narrowed
 from stream.loading import LoadRequest
+from stream.rank import best
+from stream.readings import joined
+from stream.stored import StoredRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from infra.bench.timing import Work
-    from stream.history import StoredRow
+    from model.engine import Engine
+    from model.features import SparseFeatures
     from stream.pipeline import Pipeline
     from stream.state import UserState
 
@@ -42,25 +47,14 @@ def model_and_top(pipeline: Pipeline, table: pa.Table) -> dict[str, Work]:
     engine, candidates = pipeline.engine, pipeline.shared.now().candidates
     if engine is None or candidates is None:
         raise ValueError("no model, or no tick yet: nothing to score with")
-    rows = table_rows(table)
-    queues: dict[int, list[StoredRow]] = {}
-    for row in rows:
-        queues.setdefault(row.user_idx, []).append(row)
-    requests = [LoadRequest(user, queue[0].off) for user, queue in queues.items()]
-    states = loader_of(pipeline).load(requests)
-    item_rows = pipeline.shared.item_rows()
-    runs = [
-        model_rows(
-            item_rows, engine, UserRows.of([r.history for r in queue], first=state.n_history)
-        )
-        for state, queue in zip(states, queues.values(), strict=True)
-    ]
-    gap = pipeline.config.stream.visit_gap_ms
-    features = stack_rows([
-        known
-        for state, queue in zip(states, queues.values(), strict=True)
-        for known in _features(state, queue, gap, len(candidates))
-    ])
+    rows = StoredRows.of(table)
+    users, first = np.unique(rows.user_idx, return_index=True)
+    offsets = rows.off[first].tolist()
+    loader = loader_of(pipeline)
+    requests = [LoadRequest(*one) for one in zip(users.tolist(), offsets, strict=True)]
+    features = narrowed(_features(pipeline, engine, rows, requests), len(candidates))
+    states = loader.load(requests)
+    runs = [_run(pipeline, engine, rows, state) for state in states]
     caches = [state.cache for state in states]
     found: list[np.ndarray] = []
 
@@ -72,18 +66,29 @@ def model_and_top(pipeline: Pipeline, table: pa.Table) -> dict[str, Work]:
         found.append(candidates.scores("line", found.pop(), features))
 
     def top() -> None:
-        best_columns(found.pop(), min(pipeline.config.serving.top_k, len(candidates)))
+        best(found.pop(), pipeline.config.serving.top_k)
 
     return {"model": model, "catalogue": catalogue, "top-k": top}
 
 
+def _run(pipeline: Pipeline, engine: Engine, rows: StoredRows, state: UserState) -> Rows:
+    """The rows of one user as the model reads them."""
+    own = np.flatnonzero(rows.user_idx == state.user_idx)
+    types = engine.type_rows(rows.event_type.names)[rows.event_type.code[own]]
+    ordinal = np.arange(state.n_history, state.n_history + len(own))
+    items = pipeline.shared.item_rows()[rows.item_idx[own]]
+    return Rows(items, types, rows.keys[own, 0], ordinal)
+
+
 def _features(
-    state: UserState, queue: list[StoredRow], gap_ms: int, width: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What the read-out is given for each row, the state moving along; items of the catalogue only."""
-    out = []
-    for row in queue:
-        state.push(row.history, gap_ms)
-        items, x = state.line_features(row.history.key.h_ts_ms)
-        out.append((items[items < width], x[items < width]))
-    return out
+    pipeline: Pipeline, engine: Engine, rows: StoredRows, requests: list[LoadRequest]
+) -> SparseFeatures:
+    """What the read-out is given for each row, as the scorer builds it."""
+    loader, serving = loader_of(pipeline), pipeline.config.serving
+    cache = StateCache(len(requests), serving.max_bytes)
+    for state in loader.load(requests):
+        cache.put(state)
+    gap = pipeline.config.stream.visit_gap_ms
+    advance = Advance(loader, cache, engine, pipeline.shared, serving.r_max, gap)
+    (readings,) = joined(advance.over(rows, 0, len(rows)))
+    return readings.features

@@ -19,6 +19,7 @@ from infra.bench.timing import Spent, cpu, interleave, ratio, spend
 from infra.bench.worlds import FIRST_MS, asked, loader_of, settings, store, tail, written
 from stream.clock import DAY_MS
 from stream.loading import LoadRequest
+from stream.score import Scorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +155,8 @@ def _through_scorer(
         rows = tail(pipeline, 2 * _TAIL)
         users = {name: _user(pipeline, name) for name in spent}
         for _ in range(passes):
-            pipeline.scorer.invalidate(users.values())
+            if isinstance(pipeline.scorer, Scorer):
+                pipeline.scorer.forget(users.values())
             for start in range(0, rows.num_rows, _CHUNK):
                 name = "long" if start // _CHUNK % 2 == 0 else "short"
                 found = spend(_one_by_one(pipeline, rows.slice(start, _CHUNK)))

@@ -129,5 +129,10 @@ def loader_of(pipeline: Pipeline) -> StateLoader:
         config.refresh.segment_len, config.serving.r_max, pipeline.engine.config.window
     )
     return StateLoader(
-        pipeline.db, pipeline.engine, pipeline.shared, rule, config.stream.visit_gap_ms
+        pipeline.db,
+        pipeline.identities,
+        pipeline.engine,
+        pipeline.shared,
+        rule,
+        config.stream.visit_gap_ms,
     )

@@ -106,7 +106,7 @@ def test_memory_stays_within_its_limits(tmp_path: Path) -> None:
         states = scorer._states.values()
         assert scorer.cache_use().bytes == sum(state.nbytes for state in states) > 0
         assert scorer.cache_use().evictions > 0
-        scorer._states.drop([state.user_idx for state in states])
+        scorer.forget([state.user_idx for state in states])
         assert (scorer.cache_use().users, scorer.cache_use().bytes) == (0, 0)
     assert max(seen) == 3
 
