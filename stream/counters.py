@@ -53,9 +53,20 @@ class Counters:
         known[known] = self.items[place[known]] == items[known]
         self.sums[place[known]] += terms[known]
         if not known.all():
-            fresh = ~known
-            self.items = np.insert(self.items, place[fresh], items[fresh])
-            self.sums = np.insert(self.sums, place[fresh], terms[fresh], axis=0)
+            self._insert(place[~known], items[~known], terms[~known])
+
+    def _insert(
+        self, place: NDArray[np.intp], items: NDArray[np.int64], terms: NDArray[np.float64]
+    ) -> None:
+        """Put new items where they belong; an insert by mask is several times faster than numpy's."""
+        size = len(self.items) + len(items)
+        target = place + np.arange(len(items))
+        old = np.ones(size, dtype=bool)
+        old[target] = False
+        joined, sums = np.empty(size, np.int64), np.empty((size, N_SUMS))
+        joined[old], joined[target] = self.items, items
+        sums[old], sums[target] = self.sums, terms
+        self.items, self.sums = joined, sums
 
     def copy(self) -> Counters:
         """An independent copy."""

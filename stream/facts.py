@@ -64,8 +64,9 @@ def sparse_features(
     out = np.zeros((row_ptr[-1], len(FEATURES)), np.float32)
     starts = np.cumsum(lengths) - lengths
     place = _ragged(row_ptr[:-1], sizes[0])
-    out[place, : len(COUNTER_FEATURES)] = x[_ragged(starts[rows_of], sizes[0])]
-    item[place] = counted.values[_ragged(counted.starts[which], sizes[0])]
+    alone = len(shared) == len(which)
+    out[place, : len(COUNTER_FEATURES)] = x if alone else x[_ragged(starts[rows_of], sizes[0])]
+    item[place] = counted.taken(which)
     begin = row_ptr[:-1] + sizes[0]
     for part, size, feature in ((last, sizes[1], _IN_LAST_VISIT), (visit, sizes[2], _IN_VISIT)):
         place = _ragged(begin, size)
@@ -98,6 +99,16 @@ class _Joined:
         values = np.concatenate(parts) if parts else np.empty(0, np.int64)
         return cls(values, np.cumsum(lengths) - lengths, lengths)
 
+    def each_once(self, which: Ints) -> bool:
+        """Whether `which` names every user once, in order: then nothing needs to be gathered."""
+        return np.array_equal(which, np.arange(len(self.lengths)))
+
+    def taken(self, which: Ints) -> Ints:
+        """The arrays of some users end to end."""
+        if self.each_once(which):
+            return self.values
+        return self.values[_ragged(self.starts[which], self.lengths[which])]
+
 
 def _shared(which: Ints, at_ms: Ints) -> tuple[Ints, Ints]:
     """Rows that start a stretch of one user at one time, and each row's stretch."""
@@ -114,7 +125,8 @@ def _counter_rows(
     if not facts:
         return np.zeros((0, len(COUNTER_FEATURES)), np.float32), lengths
     sums = np.concatenate([fact.sums for fact in facts])
-    sums = sums[_ragged(counted.starts[which], lengths)]
+    if not counted.each_once(which):
+        sums = sums[_ragged(counted.starts[which], lengths)]
     decay = np.exp(-(at_ms[:, None] - ref_ms) / TAU_MS)
     return counter_features(sums[:, 0], sums[:, 1:] * np.repeat(decay, lengths, axis=0)), lengths
 

@@ -111,7 +111,7 @@ class Ingest:
         dead_rows = [*batch.dead, *refused]
         with self._db.transaction() as tx:
             rows = self._rows(tx, table, now)
-            interactions.append(tx, rows, first=not self.next_offsets)
+            interactions.append(tx, rows, first=not self.max_event_ms)
             self._store_items(tx, batch.items)
             _store_dead(tx, dead_rows, now)
             ranges = self._ranges(batch, rows, dead_rows)

@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 
 from storage import journal, models, positions
+from storage.counters import counter_ref_ms
 from stream.config import EventType
 from stream.errors import ConfigError, DeadShareError
 from stream.events import Partition
 from stream.sinks.jsonl import JsonlSink, read_slates
 from stream.sinks.memory import MemorySink
 from stream.slates import recommendation_id, request_id
+from stream.sources.memory import MemorySource
 from tests.stream.support import (
     DAY_MS,
     HOUR_MS,
     START_MS,
     TOPIC,
+    encode,
     memory_source,
     opened,
     outcome,
@@ -242,3 +245,14 @@ def test_a_summary_counts_what_was_done(tmp_path: Path) -> None:
         assert summary.segments > 0
     assert seen == sorted(seen)
     assert seen[-1] == len(log)
+
+
+def test_counters_have_their_reference_time_when_items_were_stored_first(tmp_path: Path) -> None:
+    items = [{"kind": "item", "item_id": f"i{k}", "text": f"Lamp {k}"} for k in range(3)]
+    config = pipeline_config(ENGINE)
+    with opened(tmp_path / "a.db", ENGINE, config, source=memory_source(LOG)) as pipeline:
+        records = [(Partition("items", 0), encode(one)) for one in items]
+        pipeline.load(MemorySource(records, ended=True))
+        assert counter_ref_ms(pipeline.db) is None
+        pipeline.run()
+        assert counter_ref_ms(pipeline.db) == LOG[0]["ts"] // DAY_MS * DAY_MS
