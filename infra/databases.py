@@ -8,6 +8,7 @@ from infra.errors import InputError
 from infra.settings import Loaded
 from storage.database import Database
 from stream.clock import WallClock
+from stream.config import PipelineConfig
 
 
 @contextmanager
@@ -36,6 +37,19 @@ def reading(path: Path, loaded: Loaded) -> Iterator[Database]:
         raise InputError(f"{path}: no such database; `freshet replay LOG --db {path}` makes one")
     with _open(path, loaded) as db:
         yield db
+
+
+def limits_of(loaded: Loaded) -> PipelineConfig:
+    """Return the settings that bound what a database and its pipeline take."""
+    config = loaded.settings.database
+    return PipelineConfig(
+        stream=loaded.settings.stream,
+        serving=loaded.settings.serving,
+        refresh=loaded.settings.refresh,
+        rotate_rows=config.rotate_rows,
+        max_runs=config.max_runs,
+        slate_log=config.slate_log,
+    )
 
 
 def _open(path: Path, loaded: Loaded) -> Database:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 
 from storage.database import Tx
@@ -22,6 +23,23 @@ FROM counter_terms h WHERE h.hot AND {moves}
 GROUP BY h.user_idx, h.item_idx ORDER BY h.user_idx, h.item_idx
 """
 _DELETE_MOVED = "DELETE FROM interactions_hot h WHERE $1 > 0 AND {moves}"
+
+
+_MERGE_ROWS = """
+INSERT INTO interactions_runs
+SELECT * REPLACE ($1::INTEGER AS run) FROM interactions_runs
+WHERE run >= $2 AND run < $1 AND user_idx >= $3 AND user_idx < $4
+ORDER BY user_idx, h_ts, off
+"""
+_MERGE_COUNTERS = """
+INSERT INTO counter_runs
+SELECT $1::INTEGER, user_idx, item_idx, fsum(n), fsum(s7), fsum(s30), fsum(s90), fsum(s365),
+    max(last_ts), max(last_h_ts)
+FROM counter_runs WHERE run >= $2 AND run < $1 AND user_idx >= $3 AND user_idx < $4
+GROUP BY user_idx, item_idx ORDER BY user_idx, item_idx
+"""
+_SLICE_ROWS = 400_000
+_BUCKETS = 1_000
 
 
 def rotate(tx: Tx, *, below: Mapping[PartitionKey, int], before_ms: int) -> int:
@@ -83,17 +101,9 @@ def merge_runs(tx: Tx, *, max_runs: int) -> bool:
         rows += size
     new = _last_run(tx) + 1
     oldest = min(runs)  # newer ones are all merged
-    tx.execute(
-        "INSERT INTO interactions_runs SELECT * REPLACE ($1::INTEGER AS run) FROM interactions_runs "
-        "WHERE run >= $2 ORDER BY user_idx, h_ts, off",
-        [new, oldest],
-    )
-    tx.execute(
-        "INSERT INTO counter_runs SELECT $1::INTEGER, user_idx, item_idx, fsum(n), fsum(s7), fsum(s30), "
-        "fsum(s90), fsum(s365), max(last_ts), max(last_h_ts) FROM counter_runs WHERE run >= $2 "
-        "GROUP BY user_idx, item_idx ORDER BY user_idx, item_idx",
-        [new, oldest],
-    )
+    for users in _slices(tx, oldest, rows):
+        tx.execute(_MERGE_ROWS, [new, oldest, *users])
+        tx.execute(_MERGE_COUNTERS, [new, oldest, *users])
     tx.execute(
         "INSERT INTO rotations SELECT $1::INTEGER, topic, part, max(upto) FROM rotations "
         "WHERE run >= $2 GROUP BY topic, part ORDER BY topic, part",
@@ -106,6 +116,25 @@ def merge_runs(tx: Tx, *, max_runs: int) -> bool:
     ):
         tx.execute(statement, [oldest, new - 1])
     return True
+
+
+def _slices(tx: Tx, oldest: int, rows: int) -> list[tuple[int, int]]:
+    """Return ranges of users (first, after) with about `_SLICE_ROWS` rows each, so that sorting one fits in memory."""
+    last = int(
+        tx.query("SELECT max(user_idx) AS u FROM interactions_runs WHERE run >= ?", [oldest])["u"][
+            0
+        ].as_py()
+    )
+    width = last // _BUCKETS + 1
+    counted = tx.query(
+        "SELECT user_idx // $1 AS bucket, count(*) AS n FROM interactions_runs WHERE run >= $2 "
+        "GROUP BY bucket ORDER BY bucket",
+        [width, oldest],
+    )
+    slices = np.cumsum(counted["n"].to_numpy()) * (rows // _SLICE_ROWS + 1) // (rows + 1)
+    starts = np.flatnonzero(np.diff(slices, prepend=-1))
+    firsts = (counted["bucket"].to_numpy()[starts] * width).tolist()
+    return list(zip(firsts, [*firsts[1:], last + 1], strict=True))
 
 
 def count_runs(reader: Reader) -> int:

@@ -80,7 +80,7 @@ class StreamConfig:
     max_dead_share: float = 0.1
     min_dead_records: int = 100
     max_batch_records: int = 0
-    seen_bytes: int = 64 << 20
+    seen_bytes: int = 96 << 20
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use."""

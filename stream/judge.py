@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from storage import interactions
 from storage.records import INTERACTION_SCHEMA, HistoryKey
 from stream.events import DeadLetter, Reason
-from stream.seen import SeenIds
+from stream.seen import SeenIds, id_keys
 from stream.verdicts import NEVER, OpenWindow, future_dated, running_max
 
 if TYPE_CHECKING:
@@ -144,11 +144,14 @@ class Judge:
         owners = users[given.to_numpy(zero_copy_only=False)]
         event_ids = table["event_id"].filter(given).combine_chunks()
         keys = pa.table({"user_idx": owners, "event_id": event_ids})
-        known = self._seen.maybe(owners, event_ids)
-        self._seen.add(owners, event_ids)
+        hashed = id_keys(owners, event_ids)
+        known = self._seen.maybe(hashed)
+        self._seen.add(hashed)
         stored = INTERACTION_SCHEMA.empty_table()
         if known.any():
             stored = interactions.duplicates_of(tx, keys.filter(pa.array(known)))
+        if len(np.unique(hashed)) == len(hashed):
+            return np.unique(stored["user_idx"].to_numpy()), stored
         inside = keys.group_by(["user_idx", "event_id"]).aggregate([([], "count_all")])
         twice = inside.filter(pc.greater(inside["count_all"], 1))["user_idx"].to_numpy()
         return np.union1d(twice, stored["user_idx"].to_numpy()).astype(np.int64), stored

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from storage import dead_letters
 from storage.runs import failures, list_runs
+from storage.usage import Usage, usage
 
 if TYPE_CHECKING:
     from storage.database import Database
+    from stream.config import PipelineConfig
 
 _LAG = "SELECT * REPLACE (epoch_ms(watermark) AS watermark, epoch_ms(last_read) AS last_read) FROM ingest_lag"
 _COVERAGE = "SELECT * FROM coverage"
@@ -31,6 +33,8 @@ class Status:
 
     Attributes:
         sizes: rows per kind.
+        limits: what is bounded, each with what it takes now ("used", None where only the process that
+            runs the pipeline knows) and its limit.
         partitions: rows of the view `ingest_lag`, times in milliseconds.
         coverage: rows of the view `coverage`.
         staleness: due and missing segments per model version.
@@ -40,6 +44,7 @@ class Status:
     """
 
     sizes: Row
+    limits: dict[str, Row]
     partitions: list[Row]
     coverage: list[Row]
     staleness: list[Row]
@@ -48,11 +53,13 @@ class Status:
     dead_letters: list[Row]
 
 
-def status(db: Database, *, run_limit: int = 5) -> Status:
-    """Return the status of a database, read in one snapshot."""
+def status(db: Database, config: PipelineConfig, *, run_limit: int = 5) -> Status:
+    """Return the status of a database, its tables read in one snapshot, beside the limits of a configuration."""
+    limits = _limits(usage(db), config)
     with db.snapshot() as read:
         return Status(
             sizes=read.query(_TABLES).to_pylist()[0],
+            limits=limits,
             partitions=read.query(_LAG).to_pylist(),
             coverage=read.query(_COVERAGE).to_pylist(),
             staleness=read.query(_STALE).to_pylist(),
@@ -60,3 +67,20 @@ def status(db: Database, *, run_limit: int = 5) -> Status:
             failures=list(failures(read)),
             dead_letters=dead_letters.counts(read).to_pylist(),
         )
+
+
+def _limits(used: Usage, config: PipelineConfig) -> dict[str, Row]:
+    return {
+        name: {"used": now, "limit": limit}
+        for name, now, limit in (
+            ("hot_rows", used.hot_rows, config.rotate_rows),
+            ("runs", used.runs, config.max_runs),
+            ("slate_log", used.slate_rows, config.slate_log),
+            ("file_bytes", used.file_bytes, None),
+            ("wal_bytes", used.wal_bytes, None),
+            ("database_memory", used.memory_bytes, used.memory_limit),
+            ("database_spilled", used.spilled_bytes, None),
+            ("chain_bytes", None, config.refresh.chain_bytes),
+            ("seen_bytes", None, config.stream.seen_bytes),
+        )
+    }

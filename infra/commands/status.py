@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from infra.databases import reading
+from infra.databases import limits_of, reading
 from infra.options import db_option, json_option, read_settings, settings_options
-from infra.output import console, iso_ms, print_json, table
+from infra.output import cell, console, iso_ms, print_json, table
 from stream.status import Row, Status, status
 
 
@@ -19,8 +19,9 @@ def command(
     db_path: Path, config_file: Path | None, assignments: tuple[str, ...], as_json: bool
 ) -> None:
     """Print the state of a database: sizes, partitions and lag, tokens and what is due, dead letters."""
-    with reading(db_path, read_settings(config_file, assignments)) as db:
-        found = status(db)
+    loaded = read_settings(config_file, assignments)
+    with reading(db_path, loaded) as db:
+        found = status(db, limits_of(loaded))
     if as_json:
         print_json(found)
     else:
@@ -46,7 +47,12 @@ def _print(path: Path, found: Status) -> None:
         {"model": row["model_version"], **{name: row[name] for name in names}}
         for row in found.coverage
     ]
+    bounded = [
+        {"what": name.replace("_", " "), **{key: cell(value) for key, value in row.items()}}
+        for name, row in found.limits.items()
+    ]
     for title, rows in (
+        ("limits", bounded),
         ("partitions", partitions),
         ("tokens", covered),
         ("due", found.staleness),

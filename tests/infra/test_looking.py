@@ -134,6 +134,16 @@ def test_status_adds_up(freshet, made):
     assert "partitions" in freshet("status", "--db", made.db).out
 
 
+def test_status_says_what_is_bounded_and_how_much_of_it_is_used(freshet, made):
+    shown = freshet("status", "--db", made.db, "--json", "--set", "database.rotate_rows=7").json
+    limits = shown["limits"]
+    assert limits["hot_rows"] == {"used": shown["sizes"]["hot_rows"], "limit": 7}
+    assert limits["runs"]["used"] <= limits["runs"]["limit"]
+    assert limits["file_bytes"]["used"] == made.db.stat().st_size
+    assert 0 < limits["database_memory"]["used"] < 1 << 30
+    assert limits["database_memory"]["limit"].endswith("iB")
+
+
 def test_sql_prints_tables_json_and_csv(freshet, made):
     query = "select user_id, groups from user_token_state order by groups desc, user_id"
     as_json = freshet("sql", query, "--db", made.db, "--json").json

@@ -91,7 +91,9 @@ def test_positions_at_the_edge_of_a_rotation_are_exact():
             check(counters.load_counters(db, [0], {0: upto}), ids, rows[:upto], 0, ref)
 
 
-def test_merging_keeps_every_row_and_one_run():
+@pytest.mark.parametrize("slice_rows", [400_000, 5, 1])
+def test_merging_keeps_every_row_and_one_run(monkeypatch, slice_rows):
+    monkeypatch.setattr(rotation, "_SLICE_ROWS", slice_rows)
     rows = [Row(i % 3, i % 4, T0 + i * HOUR, 0, i) for i in range(12)]
     with fresh() as (db, ids):
         for start in range(0, 12, 3):
