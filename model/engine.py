@@ -175,27 +175,27 @@ class Engine:
 
     @torch.inference_mode()
     def swap(
-        self, caches: Sequence[KVCache], groups: Sequence[Sequence[TokenBlock]]
+        self,
+        caches: Sequence[KVCache],
+        groups: Sequence[Sequence[TokenBlock]],
+        first: Sequence[int],
     ) -> list[tuple[KVCache, Tensor]]:
-        """What takes the place of caches once their oldest raw rows have been compressed.
+        """What takes the place of caches once their oldest raw rows are compressed, or left out.
 
         Args:
             caches: One cache per user; they do not change.
-            groups: The token groups, per user, that follow those the cache reads: oldest first, at
-                least one, of rows that are raw in the cache.
+            groups: The token groups, per user, that follow those the cache reads, oldest first.
+            first: Ordinal, per user, of the oldest raw row that stays.
 
         Returns:
-            Per user a cache that reads old and new groups and the raw rows after them, and the
+            Per user a cache that reads old and new groups and the raw rows that stay, and the
             hidden rows [r, d] of those.
         """
         news = [
             KVCache.following(cache, self.config, fresh)
             for cache, fresh in zip(caches, groups, strict=True)
         ]
-        rows = [
-            cache.rows_from(fresh[-1].ordinal + 1)
-            for cache, fresh in zip(caches, groups, strict=True)
-        ]
+        rows = [cache.rows_from(one) for cache, one in zip(caches, first, strict=True)]
         hidden = extend(self._model, self._vectors, self.arena, news, rows)
         return list(zip(news, hidden, strict=True))
 

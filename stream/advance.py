@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from model.engine import Engine
+    from model.engine import Engine, TokenBlock
     from storage.records import HistoryKey
     from stream.cache import StateCache
     from stream.facts import Facts
@@ -110,14 +110,13 @@ class Advance:
         cache: StateCache,
         engine: Engine,
         shared: Shared,
-        r_max: int,
         visit_gap_ms: int,
     ) -> None:
         self._loader = loader
         self._cache = cache
         self._engine = engine
         self._shared = shared
-        self._r_max = r_max
+        self._rule = loader.rule
         self._gap_ms = visit_gap_ms
 
     def over(self, rows: StoredRows, start: int, stop: int) -> list[Readings]:
@@ -140,10 +139,14 @@ class Advance:
 
     def _extend(self, order: _Order, runs: Sequence[_Run]) -> list[Readings]:
         """Extend all users at once by the rows that simply continue their history."""
-        lengths = [self._simple(order, run) for run in runs]
-        picked = [(run, n) for run, n in zip(runs, lengths, strict=True) if n]
-        if not picked:
+        runs = [run for run in runs if _continues_history(order, run)]
+        if not runs:
             return []
+        r_max = self._rule.r_max
+        self._shorten([run.state for run in runs if run.state.recents >= r_max])
+        picked = [
+            (run, min(int(order.stop[run.at]) - run.at, r_max - run.state.recents)) for run in runs
+        ]
         item_rows = self._shared.item_rows()[order.item_idx]
         hidden = self._engine.extend(
             [run.state.cache for run, _ in picked],
@@ -167,14 +170,20 @@ class Advance:
             self._cache.put(run.state)
         return [reading for reading in readings if len(reading)]
 
-    def _simple(self, order: _Order, run: _Run) -> int:
-        """How many of a run's next rows simply continue its user's history."""
-        if not order.in_history[run.at]:
-            return 0
-        newest = run.state.last_key
-        if newest is not None and order.key(run.at) < newest:
-            return 0
-        return min(int(order.stop[run.at]) - run.at, max(self._r_max - run.state.recents, 0))
+    def _shorten(self, states: Sequence[UserState]) -> None:
+        """Leave the oldest segment's worth out of full recent windows, at once and never row by row."""
+        if not states:
+            return
+        n = self._rule.segment_len
+        first = [state.first_recent + n for state in states]
+        nothing: list[list[TokenBlock]] = [[] for _ in states]
+        swapped = self._engine.swap([state.cache for state in states], nothing, first)
+        for state, (cache, hidden) in zip(states, swapped, strict=True):
+            state.cache = cache
+            state.first_recent += n
+            state.left_out += n
+            state.hidden = hidden[-1].float().numpy().copy()
+            self._cache.put(state)
 
     def _round(
         self, order: _Order, pieces: Sequence[_Piece], vectors: NDArray[np.float32]
@@ -289,6 +298,12 @@ class Advance:
         return Readings(
             kind=kind, row=row, at_ms=at_ms, hidden=hidden, features=features, **columns
         )
+
+
+def _continues_history(order: _Order, run: _Run) -> bool:
+    """Whether a run's next row simply continues its user's history."""
+    newest = run.state.last_key
+    return bool(order.in_history[run.at]) and (newest is None or order.key(run.at) >= newest)
 
 
 def _model_rows(order: _Order, item_rows: Ints, run: _Run, n: int) -> Rows:

@@ -41,13 +41,7 @@ class Counters:
     def add(self, items: NDArray[np.int64], terms: NDArray[np.float64]) -> None:
         """Count a run of interactions: items [m] and their terms [m, 5]; arrays are replaced where items are new."""
         if len(items) > 1:
-            items, which = np.unique(items, return_inverse=True)
-            if len(items) < len(terms):
-                terms = np.stack([np.bincount(which, column) for column in terms.T], axis=1)
-            else:
-                ordered = np.empty_like(terms)
-                ordered[which] = terms
-                terms = ordered
+            items, terms = _summed(items, terms)
         place = self.items.searchsorted(items)
         known = place < len(self.items)
         known[known] = self.items[place[known]] == items[known]
@@ -88,3 +82,16 @@ def terms(
     age = (np.asarray(ts_ms)[:, None] - ref_ms) / TAU_MS
     out[:, 1:] = np.exp(np.minimum(age, _MAX_EXPONENT)) * np.asarray(weights)[:, None]
     return out
+
+
+def _summed(
+    items: NDArray[np.int64], terms: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Each item once, ascending, and the sum of its terms."""
+    order = items.argsort(kind="stable")
+    items, terms = items[order], terms[order]
+    new = items[1:] != items[:-1]
+    if new.all():
+        return items, terms
+    starts = np.concatenate([[0], np.flatnonzero(new) + 1])
+    return items[starts], np.add.reduceat(terms, starts, axis=0)

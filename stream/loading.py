@@ -73,7 +73,11 @@ class _Read:
 
 
 class StateLoader:
-    """Loads many users with a few queries inside one read transaction."""
+    """Loads many users with a few queries inside one read transaction.
+
+    Attributes:
+        rule: how long recent windows are.
+    """
 
     def __init__(
         self,
@@ -88,7 +92,7 @@ class StateLoader:
         self._ids = identities
         self._engine = engine
         self._shared = shared
-        self._rule = rule
+        self.rule = rule
         self._gap_ms = visit_gap_ms
         self._ref_ms: int | None = None
 
@@ -182,7 +186,7 @@ class StateLoader:
     ) -> dict[int, list[GroupRow]]:
         users, version = sorted(as_of), self._engine.version
         found = tokens.load_groups(
-            snapshot, users, version, newest=self._rule.window, as_of=as_of, home=home
+            snapshot, users, version, newest=self.rule.window, as_of=as_of, home=home
         )
         out: dict[int, list[GroupRow]] = {user: [] for user in users}
         for group in found:
@@ -276,12 +280,12 @@ class StateLoader:
     def _window(self, rows: UserRows, first: int, mode: StateMode) -> tuple[UserRows, int]:
         """The rows the cache holds, and how many uncovered ones were left out (whole segments, oldest first)."""
         if mode == "full":
-            return rows.slice(max(0, len(rows) - self._rule.full_max)), 0
+            return rows.slice(max(0, len(rows) - self.rule.full_max)), 0
         recents = rows.slice(first - rows.first)
-        over = len(recents) - self._rule.r_max
+        over = len(recents) - self.rule.r_max
         if over <= 0:
             return recents, 0
-        n = self._rule.segment_len
+        n = self.rule.segment_len
         left_out = -(-over // n) * n
         return recents.slice(left_out), left_out
 

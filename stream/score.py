@@ -88,7 +88,7 @@ class Scorer:
         self._shared = shared
         self._config = config
         self._states = StateCache(config.max_users, config.max_bytes)
-        self._advance = Advance(loader, self._states, engine, shared, config.r_max, visit_gap_ms)
+        self._advance = Advance(loader, self._states, engine, shared, visit_gap_ms)
 
     def cache_use(self) -> CacheUse:
         """What the cache of user states holds, and how often it helped."""
@@ -116,7 +116,8 @@ class Scorer:
         """Put groups in the place of the raw rows they stand for."""
         states = [self._states[user] for user in groups]
         blocks = [[token_block(group) for group in own] for own in groups.values()]
-        swapped = self._engine.swap([state.cache for state in states], blocks)
+        first = [own[-1].ordinal + 1 for own in blocks]
+        swapped = self._engine.swap([state.cache for state in states], blocks, first)
         for state, own, (cache, hidden) in zip(states, groups.values(), swapped, strict=True):
             state.cache = cache
             state.groups = cache.n_tokens // self._engine.config.n_tokens

@@ -89,6 +89,6 @@ def _features(
     for state in loader.load(requests):
         cache.put(state)
     gap = pipeline.config.stream.visit_gap_ms
-    advance = Advance(loader, cache, engine, pipeline.shared, serving.r_max, gap)
+    advance = Advance(loader, cache, engine, pipeline.shared, gap)
     (readings,) = joined(advance.over(rows, 0, len(rows)))
     return readings.features

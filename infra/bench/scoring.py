@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stream.pipeline import Pipeline
 
 LIMIT = 0.7
-_CHUNK = 256
+_CHUNK = 1_024
 _SHOWN = 0.01
 """Modules with a smaller share of the time are added up."""
 _LOADED = settings({"stream.lateness_ms": 60_000})

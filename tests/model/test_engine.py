@@ -146,7 +146,8 @@ def test_a_swapped_cache_is_the_one_built_from_all_groups(window: int | None) ->
         caches = [engine.new_cache(own[:old]) for own in blocks]
         engine.extend(caches, [rows_of(one, 6 * old, 23) for one in slots])
         used = engine.arena.used_nbytes
-        swapped = engine.swap(caches, [own[old:end] for own in blocks])
+        first = [own[end - 1].ordinal + 1 for own in blocks]
+        swapped = engine.swap(caches, [own[old:end] for own in blocks], first)
         for (cache, hidden), own, one in zip(swapped, blocks, slots, strict=True):
             whole = engine.new_cache(own[:end])
             (expected,) = engine.extend([whole], [rows_of(one, 6 * end, 23)])
