@@ -1,5 +1,6 @@
 """The composition root: builds sources, engines and pipelines from settings. Nothing else does."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -81,7 +82,9 @@ def load_engine(path: Path) -> Engine:
     """
     if not path.exists():
         raise InputError(f"{path}: no such checkpoint; `freshet train` makes one")
-    return Engine.load(path, threads=1)
+    engine = Engine.load(path, threads=1)
+    gc.freeze()  # model and libraries stay: the collector need not walk them again and again
+    return engine
 
 
 def engine_of(db: Database, model_path: Path | None) -> Engine | None:

@@ -133,7 +133,7 @@ class Advance:
         while runs:
             out += self._extend(order, runs)
             runs = [run for run in runs if run.at < run.stop]
-            out += self._heads(order, runs)
+            out += self._heads(order, [r for r in runs if not _continues_history(order, r)])
             runs = [run for run in runs if run.at < run.stop]
         return out
 

@@ -43,11 +43,17 @@ class Counters:
         if len(items) > 1:
             items, terms = _summed(items, terms)
         place = self.items.searchsorted(items)
-        known = place < len(self.items)
-        known[known] = self.items[place[known]] == items[known]
-        self.sums[place[known]] += terms[known]
-        if not known.all():
-            self._insert(place[~known], items[~known], terms[~known])
+        if not len(self.items):
+            return self._insert(place, items, terms)
+        known = self.items.take(place, mode="clip") == items
+        if known.all():
+            self.sums[place] += terms
+            return None
+        fresh = ~known
+        if known.any():
+            self.sums[place[known]] += terms[known]
+            place, items, terms = place[fresh], items[fresh], terms[fresh]
+        return self._insert(place, items, terms)
 
     def _insert(
         self, place: NDArray[np.intp], items: NDArray[np.int64], terms: NDArray[np.float64]
@@ -57,9 +63,13 @@ class Counters:
         target = place + np.arange(len(items))
         old = np.ones(size, dtype=bool)
         old[target] = False
+        source = np.cumsum(old)
+        source -= 1  # of new places too: overwritten below
         joined, sums = np.empty(size, np.int64), np.empty((size, N_SUMS))
-        joined[old], joined[target] = self.items, items
-        sums[old], sums[target] = self.sums, terms
+        if len(self.items):
+            self.items.take(source, out=joined, mode="clip")
+            self.sums.take(source, axis=0, out=sums, mode="clip")
+        joined[target], sums[target] = items, terms
         self.items, self.sums = joined, sums
 
     def copy(self) -> Counters:
