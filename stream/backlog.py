@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from storage.records import PartitionKey, Reader
 
 _FEW = 1024
+_COLUMNS = ["user_idx", "h_ts_ms", "topic", "part"]
 
 
 class Backlog:
@@ -53,7 +54,7 @@ class Backlog:
 
     def stored(self, rows: pa.Table) -> None:
         """Take in rows that were stored."""
-        self._add(rows.filter(rows["in_history"]))
+        self._add(rows.select(_COLUMNS).filter(rows["in_history"]))
 
     def settle(self, watermarks: Mapping[PartitionKey, int]) -> None:
         """Count the rows that the watermarks have passed; watermarks only ever move forward."""

@@ -57,7 +57,7 @@ class Judge:
     ) -> tuple[pa.Table, list[DeadLetter]]:
         """Split off records that are future-dated or of an event type the configuration rejects."""
         unknown = self._unlisted(table)
-        known = table.filter(pa.array(~unknown))
+        known = table.filter(pa.array(~unknown)) if unknown.any() else table
         ts = known["ts"].to_numpy()
         append = pc.fill_null(known["append_ts"], NEVER).to_numpy()
         future = np.zeros(known.num_rows, dtype=bool)
@@ -70,6 +70,8 @@ class Judge:
                 ahead_ms=self._config.max_ahead_ms,
                 jump_ms=self._config.max_jump_ms,
             )
+        if not (unknown.any() or future.any()):
+            return table, []
         dead = [
             *_letters(
                 table, unknown, "unknown_event_type", "its type is not in stream.event_types"
