@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage import dead_letters, interactions, items, positions, rotation
+from storage.faults import reach
 from storage.positions import RangeRow
 from storage.records import INTERACTION_SCHEMA
 from stream.clock import to_ms
@@ -112,12 +113,14 @@ class Ingest:
         with self._db.transaction() as tx:
             rows = self._rows(tx, table, now)
             interactions.append(tx, rows, first=not self.max_event_ms)
+            reach("ingest.rows")
             self._store_items(tx, batch.items)
             _store_dead(tx, dead_rows, now)
             ranges = self._ranges(batch, rows, dead_rows)
             positions.append(tx, ranges, at=now, ends=self.next_offsets)
             if scored:
                 positions.set_scored(tx, {(r.topic, r.part): r.next_off for r in ranges}, now)
+            reach("ingest.commit")
         self._advance(ranges)
         self.hot_rows += rows.num_rows
         for listener in self._told:

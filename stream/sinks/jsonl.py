@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from storage.faults import reach
 from stream.errors import SinkError
 from stream.slates import decode_slate, encode_slate
 
@@ -62,6 +63,7 @@ class JsonlSink:
         if not slates:
             return
         data = b"".join(encode_slate(slate) + b"\n" for slate in slates)
+        reach("sink.line", lambda: os.write(self._fd, _torn(data)))
         try:
             view = memoryview(data)
             while view:
@@ -110,6 +112,12 @@ class JsonlSink:
             ours = False
         if not ours:
             raise SinkError(f"{self._path}: holds something else than slates; choose another file")
+
+
+def _torn(data: bytes) -> bytes:
+    """Return what a crash in the middle of the last line leaves of some lines."""
+    begin = data.rfind(b"\n", 0, -1) + 1
+    return data[: (begin + len(data)) // 2]
 
 
 def _end_of_last_line(fd: int, size: int) -> int:
