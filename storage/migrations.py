@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 
-from storage.connection import one_line
+from storage.connection import no_room, one_line
 from storage.errors import CorruptFileError, MigrationError, NewerSchemaError
 from storage.faults import reach
 
@@ -144,8 +145,8 @@ def _run(connection: duckdb.DuckDBPyConnection, step: Step, path: Path, now: dat
         reach("migration.recorded")
         connection.commit()
     except Exception as error:
-        connection.rollback()
-        raise MigrationError(
+        _take_back(connection)
+        raise no_room(path, error) or MigrationError(
             f"{path}: schema step {step.version} ({step.name}) failed and was taken back: {one_line(error)}"
         ) from error
     reach("migration.committed")
@@ -166,9 +167,17 @@ def _make_views(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         reach("migration.views")
         connection.commit()
     except duckdb.Error as error:
-        connection.rollback()
-        raise MigrationError(f"{path}: the views could not be made: {one_line(error)}") from error
+        _take_back(connection)
+        raise no_room(path, error) or MigrationError(
+            f"{path}: the views could not be made: {one_line(error)}"
+        ) from error
     connection.execute("CHECKPOINT").fetchall()
+
+
+def _take_back(connection: duckdb.DuckDBPyConnection) -> None:
+    """Roll back; a commit that failed has done it already, and its error is the one to tell."""
+    with suppress(duckdb.Error):
+        connection.rollback()
 
 
 def _checksum(text: str) -> str:

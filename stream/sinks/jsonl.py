@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from storage.faults import reach
-from stream.errors import SinkError
+from stream.errors import SinkError, SinkFullError
 from stream.slates import decode_slate, encode_slate
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES = 1 << 16
 _FULL_DISK_RETRY_S = 30.0
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _LINE_START = b'{"id":'  # how every slate's line begins
 
 
@@ -71,7 +73,8 @@ class JsonlSink:
             os.fsync(self._fd)
         except OSError as err:
             os.ftruncate(self._fd, self._size)
-            raise SinkError(
+            kind = SinkFullError if err.errno in _NO_ROOM else SinkError
+            raise kind(
                 f"{self._path}: not written ({err.strerror}); free space and run again",
                 retry_after_s=_FULL_DISK_RETRY_S,
             ) from err
