@@ -131,7 +131,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 def main() -> NoReturn:
     """Entry point of the installed command."""
     if "FRESHET_FAULT" in os.environ or "FRESHET_FAULT_TRACE" in os.environ:
-        from infra.torture.fuse import arm  # noqa: PLC0415
+        from infra.fuse import arm  # noqa: PLC0415
 
         arm(os.environ)
     sys.exit(run())

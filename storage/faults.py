@@ -25,6 +25,7 @@ POINTS: dict[str, str] = {
     "sink.line": "half a line of a slate is in the file",
     "sink.written": "slates are in the file, the scored positions have not moved",
     "scored.commit": "inside the transaction that moves the scored positions",
+    "worker.compress": "in a process that compresses: it has its jobs, and has given nothing back",
     "tick.compressed": "token groups are computed, none is stored",
     "tick.groups": "inside a transaction that stores token groups and their run",
     "tick.stored": "token groups of some users are committed, those of the run's other users are not computed",

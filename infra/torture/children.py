@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Protocol
 
-from infra.torture.fuse import FAULT_VARIABLE, TRACE_VARIABLE, Fuse
+from infra.fuse import FAULT_VARIABLE, TRACE_VARIABLE, Fuse
 
 _HANG_S = 600.0
 _NOBODY = 65534
@@ -98,7 +98,11 @@ class Starter:
         self._trace = folder / "child.trace"
         self._cold = cold
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(["infra.commands.replay", "infra.torture.children"])
+        self._context.set_forkserver_preload([
+            "infra.cli",
+            "infra.commands.replay",
+            "infra.torture.children",
+        ])
 
     def run(
         self,

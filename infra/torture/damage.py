@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.exits import ExitCode
+from infra.fuse import Fuse
 from infra.torture.disasters import Fault, Scene
-from infra.torture.fuse import Fuse
 from infra.torture.verdict import remains, standard
 from infra.torture.world import Left, left_in
 from stream.generate import LogShape, generate

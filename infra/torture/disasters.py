@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.exits import ExitCode
+from infra.fuse import Fuse
 from infra.options import read_settings
 from infra.torture.disks import Disk, disk
 from infra.torture.verdict import Standard, verdict
@@ -193,6 +194,17 @@ def _copied(scene: Scene, folder: Path) -> Scene:
         settings=world.settings,
     )
     return Scene(moved, scene.starter, folder, scene.expected)
+
+
+def killed_worker(scene: Scene) -> Fault:
+    """The process that compresses dies, not the one that stores: it must stop with its own error."""
+    fault = Fault("worker killed", "SIGKILL of the process that compresses, at its second batch")
+    left = left_in(scene.folder / "worker")
+    argv = scene.world.replay(left, "--worker")
+    ended = scene.starter.run(argv, fuse=Fuse("worker.compress", 2))
+    fault.refused(ended, ExitCode.WORKER_DIED, "run the same command again")
+    fault.went_on(scene.run(left), scene.expected, left)
+    return fault
 
 
 class JumpingClock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from infra.torture.fuse import Fuse
+from infra.fuse import Fuse
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "migration": (

@@ -21,6 +21,7 @@ DISASTERS: tuple[Callable[[Scene], Fault], ...] = (
     disasters.full_disk,
     disasters.full_disk_of_slates,
     disasters.read_only,
+    disasters.killed_worker,
     disasters.jumping_clock,
     damage.torn_line,
     damage.shortened_log,

@@ -11,7 +11,7 @@ import pytest
 
 from infra.errors import SettingsError
 from infra.exits import ExitCode
-from infra.torture.fuse import FAULT_VARIABLE, TRACE_VARIABLE, Fuse
+from infra.fuse import FAULT_VARIABLE, TRACE_VARIABLE, Fuse
 from infra.torture.plan import CLASSES, KILLS_PER_ROUND, died_inside, plan
 from infra.torture.report import DISASTERS, Report, joined
 from infra.torture.verdict import Check, slates_agree, standard, verdict
@@ -24,7 +24,7 @@ KILLS = 22
 
 DYING = """
 import os
-from infra.torture.fuse import arm
+from infra.fuse import arm
 from storage.faults import reach
 arm(os.environ)
 for point in ("ingest.rows", "sink.line", "ingest.rows", "ingest.rows"):
@@ -86,9 +86,9 @@ def test_migrations_die_first_and_a_catch_up_follows_what_it_catches_up_on():
             assert kind != "catch-up" or before == "committed, no slate"
 
 
-def test_every_point_but_the_end_of_a_checkpoint_belongs_to_one_class():
+def test_every_point_where_a_replay_may_die_belongs_to_one_class():
     points = [point for names in CLASSES.values() for point in names]
-    assert sorted([*points, "checkpoint.end"]) == sorted(POINTS)
+    assert sorted([*points, "checkpoint.end", "worker.compress"]) == sorted(POINTS)
 
 
 def test_a_plan_that_can_not_fill_its_classes_is_refused():
