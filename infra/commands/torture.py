@@ -145,4 +145,4 @@ def _print(report: Report) -> None:
     verdict = (
         "nothing lost, nothing doubled, nothing torn" if report.ok else f"FAILED: {report.reason}"
     )
-    out.print(f"{verdict}; {report.wall_s:.0f} s")
+    out.print(f"{verdict}; {report.wall_s:.0f} s", soft_wrap=True)

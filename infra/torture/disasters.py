@@ -6,7 +6,7 @@ import random
 import shutil
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +16,14 @@ from infra.fuse import Fuse
 from infra.options import read_settings
 from infra.torture.disks import Disk, disk
 from infra.torture.verdict import Standard, verdict
-from infra.torture.world import Left, World, left_in
+from infra.torture.world import Left, left_in
 from infra.wiring import ReplayPlan, replaying
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from infra.torture.children import Ended, Limits, Starter
+    from infra.torture.world import World
 
 _SLATE_ROOM = 1 << 16
 _JUMP_DAYS = 3_650
@@ -180,20 +181,22 @@ def _open_folder() -> Iterator[Path]:
 
 
 def _copied(scene: Scene, folder: Path) -> Scene:
-    """Return the scene with log, items and model in a folder that everybody may read."""
-    world = scene.world
-    paths = {Path(text): folder / Path(text).name for text in (world.log, world.items or world.log)}
-    paths[world.model] = folder / world.model.name
-    for old, new in paths.items():
-        shutil.copy(old, new)
+    """Return the scene with its files in a folder that everybody may read."""
+
+    def copy(path: Path | str) -> Path:
+        new = Path(shutil.copy(path, folder))
         new.chmod(0o644)
-    moved = World(
-        log=str(paths[Path(world.log)]),
-        items=str(paths[Path(world.items)]) if world.items else None,
-        model=paths[world.model],
-        settings=world.settings,
+        return new
+
+    world = scene.world
+    moved = replace(
+        world,
+        log=str(copy(world.log)),
+        items=str(copy(world.items)) if world.items else None,
+        model=copy(world.model),
+        config=copy(world.config) if world.config else None,
     )
-    return Scene(moved, scene.starter, folder, scene.expected)
+    return replace(scene, world=moved, folder=folder)
 
 
 def killed_worker(scene: Scene) -> Fault:

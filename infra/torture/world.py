@@ -132,6 +132,8 @@ def made_world(folder: Path, *, events: int, users: int, seed: int) -> World:
     """
     folder.mkdir(parents=True, exist_ok=True)
     log, items, model = folder / "log.jsonl", folder / "items.jsonl", folder / "model.safetensors"
+    config = folder / "freshet.toml"
+    config.write_text("")  # named, so that one in the folder of the caller is not read
     shape = LogShape(
         items=_ITEMS, days=_DAYS, late_share=0.02, duplicate_share=0.01, bad_share=0.01
     )
@@ -148,6 +150,7 @@ def made_world(folder: Path, *, events: int, users: int, seed: int) -> World:
         log=str(log),
         items=str(items),
         model=model,
+        config=config,
         settings=tuple(f"{key}={value}" for key, value in settings.items()),
     )
 
