@@ -36,7 +36,7 @@ Given: TypeAlias = tuple[str, Path, str | None, str | None, Path | None]
 """A log of the caller's: path, checkpoint, items, columns, settings."""
 
 _USERS = 12
-_SHORT_EVENTS, _SHORT_USERS = 200, 5
+_SHORT_EVENTS, _SHORT_USERS, _SHORT_TICK_EVENTS = 200, 5, 50
 """The log of the other faults: each of them replays it once or twice."""
 
 
@@ -171,7 +171,13 @@ def _points(tally: Tally) -> dict[str, dict[str, int]]:
 def _disasters(
     folder: Path, starter: Starter, seed: int, tally: Tally, on_step: Callable[[int, str], None]
 ) -> list[Fault]:
-    world = made_world(folder, events=_SHORT_EVENTS, users=_SHORT_USERS, seed=seed)
+    world = made_world(
+        folder,
+        events=_SHORT_EVENTS,
+        users=_SHORT_USERS,
+        seed=seed,
+        tick_events=_SHORT_TICK_EVENTS,
+    )
     met = []
     reference = uninterrupted(world, starter, left_in(folder / "whole"))
     scene = Scene(world, starter, folder, reference.standard)

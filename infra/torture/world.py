@@ -14,7 +14,6 @@ from stream.logwriter import EVENT_TYPES
 TOPIC = "log"
 _VISIT_GAP_MS = 1_800_000
 _DAYS = 20
-_TICK_EVENTS = 25
 _ITEMS = 48
 _KNOWN_ITEMS = 40
 _OFTEN = {
@@ -121,7 +120,7 @@ def given_world(
     )
 
 
-def made_world(folder: Path, *, events: int, users: int, seed: int) -> World:
+def made_world(folder: Path, *, events: int, users: int, seed: int, tick_events: int = 25) -> World:
     """Write a log with late, second and bad records, its items and an untrained model; return them.
 
     Args:
@@ -129,6 +128,7 @@ def made_world(folder: Path, *, events: int, users: int, seed: int) -> World:
         events: distinct good interactions.
         users: who they are of.
         seed: of the log and of the weights.
+        tick_events: events from one tick to the next, about.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log, items, model = folder / "log.jsonl", folder / "items.jsonl", folder / "model.safetensors"
@@ -144,7 +144,7 @@ def made_world(folder: Path, *, events: int, users: int, seed: int) -> World:
     settings = {
         **_OFTEN,
         **_GENERATED,
-        "refresh.tick_interval_s": _DAYS * 86_400 * _TICK_EVENTS // events,
+        "refresh.tick_interval_s": _DAYS * 86_400 * tick_events // events,
     }
     return World(
         log=str(log),
