@@ -16,8 +16,10 @@ _VISIT_GAP_MS = 1_800_000
 _DAYS = 20
 _ITEMS = 48
 _KNOWN_ITEMS = 40
+_CHANGING, _CHANGE_EVERY = 3, 40
 _OFTEN = {
     "stream.max_batch_records": 64,
+    "refresh.batch_users": 2,
     "database.rotate_rows": 16,
     "database.max_runs": 2,
     "database.slate_log": 32,
@@ -139,6 +141,7 @@ def made_world(folder: Path, *, events: int, users: int, seed: int, tick_events:
     )
     generate(log, users=users, events=events, seed=seed, shape=shape, items_path=items)
     rows = [json.loads(line) for line in items.read_text(encoding="utf-8").splitlines()]
+    _add_item_records(log, [row["item_id"] for row in rows[:_CHANGING]])
     texts = {row["item_id"]: row["text"] for row in rows}
     write_untrained(model, _tiny(), list(texts)[:_KNOWN_ITEMS], texts, seed=seed)
     settings = {
@@ -153,6 +156,20 @@ def made_world(folder: Path, *, events: int, users: int, seed: int, tick_events:
         config=config,
         settings=tuple(f"{key}={value}" for key, value in settings.items()),
     )
+
+
+def _add_item_records(log: Path, ids: list[str]) -> None:
+    """Put item records between the events: items that go and come back, and items that are new."""
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    out: list[str] = []
+    for number, line in enumerate(lines):
+        out.append(line)
+        turn, here = divmod(number, _CHANGE_EVERY)
+        if here == _CHANGE_EVERY - 1:
+            gone = {"kind": "item", "item_id": ids[turn % len(ids)], "available": turn % 2 == 1}
+            new = {"kind": "item", "item_id": f"new{turn}", "text": "new jar"}
+            out += [json.dumps(record) + "\n" for record in (gone, new)]
+    log.write_text("".join(out), encoding="utf-8")
 
 
 def _tiny() -> ModelConfig:
