@@ -3,6 +3,7 @@
 Commands load when they are named, so that `freshet --help` needs neither torch nor DuckDB.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -31,6 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Check a database: ranges, positions, tokens, checksums, versions."),
     "diff": ("diff", "Compare the slates of two runs."),
     "bench": ("bench", "Measure speed and memory against baselines, and write the figures."),
+    "torture": (
+        "torture",
+        "Kill a replay again and again, break its disk and files, compare what is left.",
+    ),
     "config": ("config", "Show the settings and where each value comes from."),
 }
 
@@ -125,6 +130,10 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """Entry point of the installed command."""
+    if "FRESHET_FAULT" in os.environ or "FRESHET_FAULT_TRACE" in os.environ:
+        from infra.fuse import arm  # noqa: PLC0415
+
+        arm(os.environ)
     sys.exit(run())
 
 

@@ -12,6 +12,8 @@ MEANINGS: dict[int, str] = {
     6: "storage: schema, checksum or positions of the database file",
     7: "model: the checkpoint is damaged or does not fit the database or the settings",
     8: "leakage: the figure would cover events that the model was fitted on",
+    9: "no room: the disk is full, or a quota or file size limit is reached; what was committed is kept",
+    10: "a process that compresses died; what was committed is kept",
     70: "unexpected: a fault of freshet itself; --debug shows the traceback",
     130: "interrupted from the keyboard; what was committed is kept",
 }
@@ -29,6 +31,8 @@ class ExitCode(IntEnum):
     STORAGE = 6
     MODEL = 7
     LEAKAGE = 8
+    NO_ROOM = 9
+    WORKER_DIED = 10
     UNEXPECTED = 70
     INTERRUPTED = 130
 
@@ -58,8 +62,10 @@ def _table() -> list[tuple[tuple[type[BaseException], ...], ExitCode]]:
         ),
         ((stream_errors.LeakageError,), ExitCode.LEAKAGE),
         ((errors.MismatchError,), ExitCode.MODEL),
+        ((errors.WorkerDiedError,), ExitCode.WORKER_DIED),
         ((stream_errors.DeadShareError,), ExitCode.DEAD_LETTERS),
         ((storage_errors.LockedError,), ExitCode.LOCKED),
+        ((storage_errors.DiskFullError, stream_errors.SinkFullError), ExitCode.NO_ROOM),
         ((storage_errors.StorageError,), ExitCode.STORAGE),
         ((model_errors.TrainingError,), ExitCode.INPUT),
         ((model_errors.ModelError,), ExitCode.MODEL),

@@ -20,6 +20,7 @@ from infra.cli import COMMANDS, cli
 from infra.exits import MEANINGS
 from infra.settings import Settings
 from storage.database import Database
+from storage.faults import POINTS
 
 WIDTH = 100
 PEOPLE_VIEWS = (
@@ -42,6 +43,7 @@ def reference() -> str:
         *_commands(),
         *_settings(),
         *_exit_codes(),
+        *_fault_points(),
         *_views(),
     ]
     return "\n\n".join(parts) + "\n"
@@ -141,6 +143,18 @@ def _exit_codes() -> Iterator[str]:
     yield "An error is one line on stderr, `freshet: error: ...`; `--debug` adds the traceback."
     rows = [f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()]
     yield "\n".join(["| code | meaning |", "|---|---|", *rows])
+
+
+def _fault_points() -> Iterator[str]:
+    yield "## Fault points"
+    yield (
+        "For tests: `FRESHET_FAULT=POINT:NTH` makes a `freshet` process kill itself with SIGKILL when it reaches"
+        " a point the nth time, `FRESHET_FAULT=POINT:NTH:DELAY_MS` so long after it, and"
+        " `FRESHET_FAULT_TRACE=FILE` writes down every point it passes. `freshet torture` uses them; without the"
+        " variables a point is one comparison."
+    )
+    rows = [f"| `{point}` | {meaning} |" for point, meaning in POINTS.items()]
+    yield "\n".join(["| point | what is half done there |", "|---|---|", *rows])
 
 
 def _views() -> Iterator[str]:

@@ -31,7 +31,9 @@ from stream.config import (
 
 ENV_PREFIX = "FRESHET_"
 CONFIG_VARIABLE = "FRESHET_CONFIG"
-RESERVED_VARIABLES = frozenset({CONFIG_VARIABLE, "FRESHET_INTEGRATION"})
+RESERVED_VARIABLES = frozenset({
+    CONFIG_VARIABLE, "FRESHET_INTEGRATION", "FRESHET_FAULT", "FRESHET_FAULT_TRACE",
+})  # fmt: skip
 DEFAULT_FILE = Path("freshet.toml")
 
 Path_ = tuple[str, ...]

@@ -19,7 +19,7 @@ from storage import positions
 from storage.database import Database
 from storage.identities import Identities
 from storage.models import active
-from stream.clock import WallClock
+from stream.clock import Clock, WallClock
 from stream.config import EventType, PipelineConfig, StreamConfig
 from stream.inspect import Inspector
 from stream.pipeline import Pipeline
@@ -223,8 +223,16 @@ def open_items(path: str, loaded: Loaded) -> FileSource:
 
 
 @contextmanager
-def replaying(plan: ReplayPlan, loaded: Loaded) -> Iterator[Pipeline]:
-    """Open everything a replay needs, and close it at the end; the item file is loaded first."""
+def replaying(
+    plan: ReplayPlan, loaded: Loaded, *, clock: Clock | None = None
+) -> Iterator[Pipeline]:
+    """Open everything a replay needs, and close it at the end; the item file is loaded first.
+
+    Args:
+        plan: what is read and written.
+        loaded: the settings.
+        clock: ingest times are taken from it; by default the system's.
+    """
     with ExitStack() as stack:
         engine = None if plan.model_path is None else load_engine(plan.model_path)
         config = pipeline_config(loaded, engine.config if engine else None, score=plan.score)
@@ -248,7 +256,7 @@ def replaying(plan: ReplayPlan, loaded: Loaded) -> Iterator[Pipeline]:
             source=source,
             sink=sink,
             config=bound_config(db, loaded, config),
-            clock=WallClock(),
+            clock=clock or WallClock(),
         )
         if plan.model_path is not None:
             with db.transaction() as tx:

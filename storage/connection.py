@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -13,6 +14,8 @@ import duckdb
 
 from storage.errors import (
     CorruptFileError,
+    CorruptWalError,
+    DiskFullError,
     FatalStorageError,
     LockedError,
     QueryError,
@@ -23,7 +26,12 @@ STORAGE_VERSION = "v1.0.0"
 """File format of new files: DuckDB 1.5.6 and 2.0 both open it."""
 
 _MAGIC, _MAGIC_AT = b"DUCK", 8
+_NO_ROOM = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))
+_NO_RIGHT = tuple(
+    os.strerror(code) for code in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
+)
 _PID = re.compile(r"\(PID (\d+)\)")
+_WAL_DAMAGE = re.compile(r"Corrupt WAL file: entry at byte position (\d+)")
 _OPEN_PATHS: set[Path] = set()
 _OPEN_PATHS_LOCK = threading.Lock()
 
@@ -84,8 +92,14 @@ def opening_error(path: Path, error: duckdb.Error) -> StorageError:
         return LockedError(path, int(found.group(1)) if found else None)
     if "we can only read version" in text:
         return StorageError(f"{path}: written by a newer DuckDB ({text}); update freshet's DuckDB")
-    if "No such file" in text or "Permission denied" in text:
+    full = no_room(path, error)
+    if full is not None:
+        return full
+    if any(reason in text for reason in _NO_RIGHT):
         return StorageError(f"{path}: can not be opened ({text}); check the path and its rights")
+    damaged = _WAL_DAMAGE.search(text)
+    if damaged:
+        return CorruptWalError(path, int(damaged.group(1)))
     return CorruptFileError(
         f"{path}: damaged or not a freshet database ({text}); restore a copy or replay the log"
     )
@@ -96,12 +110,31 @@ def translated(path: Path) -> Iterator[None]:
     """Turn DuckDB's errors inside the block into one-line errors of the store."""
     try:
         yield
-    except (duckdb.FatalException, duckdb.InternalException) as error:
-        raise FatalStorageError(
-            f"{path}: the database stopped ({one_line(error)}); leave the process and start it again"
-        ) from error
     except duckdb.Error as error:
-        raise QueryError(f"{path}: {one_line(error)}") from error
+        raise _running_error(path, error) from error
+
+
+def _running_error(path: Path, error: duckdb.Error) -> StorageError:
+    """Return our error for one that DuckDB raised while the file was open."""
+    full = no_room(path, error)
+    if full is not None:
+        return full
+    text = one_line(error)
+    if isinstance(error, duckdb.FatalException | duckdb.InternalException):
+        return FatalStorageError(
+            f"{path}: the database stopped ({text}); leave the process and start it again"
+        )
+    return QueryError(f"{path}: {text}")
+
+
+def no_room(path: Path, error: BaseException) -> DiskFullError | None:
+    """Return our error for one that says there is no room to write, None for any other."""
+    text = one_line(error)
+    if not any(reason in text for reason in _NO_ROOM):
+        return None
+    return DiskFullError(
+        f"{path}: no room to write ({text}); what was committed is kept: free space and run again"
+    )
 
 
 def one_line(error: BaseException) -> str:

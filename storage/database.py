@@ -15,6 +15,7 @@ import pyarrow as pa
 from storage import migrations
 from storage.connection import connect, holder_pid, release, translated
 from storage.errors import StorageError
+from storage.faults import reach
 from storage.records import Param, Reader
 from storage.session import Session, Snapshot, Tx
 
@@ -129,7 +130,9 @@ class Database:
     def checkpoint(self) -> None:
         """Move the write-ahead log into the file."""
         with self._writing(), translated(self._path):
+            reach("checkpoint.begin")
             self._writer.execute("CHECKPOINT").fetchall()
+            reach("checkpoint.end")
 
     def close(self) -> None:
         """Close every cursor and the file; closing twice does nothing."""

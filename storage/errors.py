@@ -44,6 +44,30 @@ class CorruptFileError(StorageError):
     """The file is damaged, or no database of ours."""
 
 
+class CorruptWalError(CorruptFileError):
+    """The write-ahead log is damaged; the file itself is whole.
+
+    Attributes:
+        path: The database file.
+        at: Bytes of the write-ahead log before the damaged entry.
+    """
+
+    def __init__(self, path: Path, at: int) -> None:
+        self.path = path
+        self.at = at
+        super().__init__(
+            f"{path}.wal: damaged from byte {at} on; `freshet doctor --db {path} --repair-wal` cuts it "
+            "there and keeps a copy, and a replay stores again what was cut"
+        )
+
+
+class DiskFullError(StorageError):
+    """A write found no room: the disk is full, or a quota or a file size limit is reached.
+
+    What was committed before is kept; the process must end, and the same command goes on later.
+    """
+
+
 class FatalStorageError(StorageError):
     """DuckDB invalidated the open database; only a restart of the process helps."""
 

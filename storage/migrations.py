@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 
-from storage.connection import one_line
+from storage.connection import no_room, one_line
 from storage.errors import CorruptFileError, MigrationError, NewerSchemaError
+from storage.faults import reach
 
 SCHEMA_DIR = Path(__file__).parent / "schema"
 VIEWS_FILE = Path(__file__).parent / "views.sql"
@@ -47,7 +49,9 @@ def sql_step(path: Path) -> Step:
     number, _, name = path.stem.partition("_")
 
     def apply(connection: duckdb.DuckDBPyConnection) -> None:
-        connection.execute(text)
+        for statement in connection.extract_statements(text):
+            connection.execute(statement)
+            reach("migration.statement")
 
     return Step(version=int(number), name=name, checksum=_checksum(text), apply=apply)
 
@@ -138,12 +142,14 @@ def _run(connection: duckdb.DuckDBPyConnection, step: Step, path: Path, now: dat
             "INSERT INTO schema_migrations VALUES (?, ?, ?, ?)",
             [step.version, step.name, step.checksum, at],
         )
+        reach("migration.recorded")
         connection.commit()
     except Exception as error:
-        connection.rollback()
-        raise MigrationError(
+        _take_back(connection)
+        raise no_room(path, error) or MigrationError(
             f"{path}: schema step {step.version} ({step.name}) failed and was taken back: {one_line(error)}"
         ) from error
+    reach("migration.committed")
     connection.execute("CHECKPOINT").fetchall()  # no DDL may wait in the write-ahead log
 
 
@@ -158,11 +164,20 @@ def _make_views(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         connection.execute(text)
         connection.execute("DELETE FROM meta WHERE key = 'views_checksum'")
         connection.execute("INSERT INTO meta VALUES ('views_checksum', ?)", [checksum])
+        reach("migration.views")
         connection.commit()
     except duckdb.Error as error:
-        connection.rollback()
-        raise MigrationError(f"{path}: the views could not be made: {one_line(error)}") from error
+        _take_back(connection)
+        raise no_room(path, error) or MigrationError(
+            f"{path}: the views could not be made: {one_line(error)}"
+        ) from error
     connection.execute("CHECKPOINT").fetchall()
+
+
+def _take_back(connection: duckdb.DuckDBPyConnection) -> None:
+    """Roll back; a commit that failed has done it already, and its error is the one to tell."""
+    with suppress(duckdb.Error):
+        connection.rollback()
 
 
 def _checksum(text: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage.database import Tx
+from storage.faults import reach
 from storage.records import Param, PartitionKey, Reader
 
 _MOVE_ROWS = """
@@ -60,13 +61,16 @@ def rotate(tx: Tx, *, below: Mapping[PartitionKey, int], before_ms: int) -> int:
     moved = tx.execute(_MOVE_ROWS.format(moves=moves), [run, *values])
     if moved == 0:
         return 0
+    reach("rotation.moved")
     tx.execute(_ADD_COUNTERS.format(moves=moves), [run, *values])
+    reach("rotation.counted")
     tx.execute(
         "INSERT INTO rotations SELECT $1::INTEGER, topic, part, max(off) + 1 FROM interactions_runs "
         "WHERE run = $1 GROUP BY topic, part ORDER BY topic, part",
         [run],
     )
     tx.execute(_DELETE_MOVED.format(moves=moves), [run, *values])
+    reach("rotation.deleted")
     return moved
 
 
@@ -103,7 +107,9 @@ def merge_runs(tx: Tx, *, max_runs: int) -> bool:
     oldest = min(runs)  # newer ones are all merged
     for users in _slices(tx, oldest, rows):
         tx.execute(_MERGE_ROWS, [new, oldest, *users])
+        reach("merge.rows")
         tx.execute(_MERGE_COUNTERS, [new, oldest, *users])
+        reach("merge.counters")
     tx.execute(
         "INSERT INTO rotations SELECT $1::INTEGER, topic, part, max(upto) FROM rotations "
         "WHERE run >= $2 GROUP BY topic, part ORDER BY topic, part",
@@ -115,6 +121,7 @@ def merge_runs(tx: Tx, *, max_runs: int) -> bool:
         "DELETE FROM rotations WHERE run BETWEEN ? AND ?",
     ):
         tx.execute(statement, [oldest, new - 1])
+    reach("merge.deleted")
     return True
 
 

@@ -9,6 +9,7 @@ StreamError
 ├── EvaluationError        a log or target file cannot be evaluated as asked
 │   └── LeakageError       the figures would cover events the model was fitted on
 └── SinkError              a sink did not take slates (retry_after_s says when to try again)
+    └── SinkFullError      because the disk, a quota or a file size limit left no room
 
 Every message is one line: what happened, where, and what to do about it.
 """
@@ -68,3 +69,7 @@ class SinkError(StreamError):
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class SinkFullError(SinkError):
+    """Slates could not be made durable because there is no room for them."""

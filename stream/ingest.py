@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage import dead_letters, interactions, items, positions, rotation
+from storage import dead_letters, interactions, items, journal, positions, rotation
+from storage.faults import reach
 from storage.positions import RangeRow
 from storage.records import INTERACTION_SCHEMA
 from stream.clock import to_ms
@@ -94,13 +95,16 @@ class Ingest:
         """Watermark per partition: newest event time less the allowed lateness, milliseconds."""
         return {key: ms - self._config.lateness_ms for key, ms in self.max_event_ms.items()}
 
-    def store(self, batch: EventBatch, *, now: datetime, scored: bool = False) -> StoredBatch:
+    def store(
+        self, batch: EventBatch, *, now: datetime, scored: bool = False, announced: bool = False
+    ) -> StoredBatch:
         """Store one batch in one transaction.
 
         Args:
             batch: a poll's result, or a part of one.
             now: ingest time written beside the rows.
             scored: also move the scored positions, where nothing scores these records.
+            announced: also journal the availability that item records set, from the positions after them on.
 
         Raises:
             GapError: the batch starts beyond the stored position.
@@ -112,12 +116,16 @@ class Ingest:
         with self._db.transaction() as tx:
             rows = self._rows(tx, table, now)
             interactions.append(tx, rows, first=not self.max_event_ms)
+            reach("ingest.rows")
             self._store_items(tx, batch.items)
             _store_dead(tx, dead_rows, now)
             ranges = self._ranges(batch, rows, dead_rows)
             positions.append(tx, ranges, at=now, ends=self.next_offsets)
             if scored:
                 positions.set_scored(tx, {(r.topic, r.part): r.next_off for r in ranges}, now)
+            if announced and batch.items.num_rows:
+                self._announce(tx, batch.items, ranges, now)
+            reach("ingest.commit")
         self._advance(ranges)
         self.hot_rows += rows.num_rows
         for listener in self._told:
@@ -197,6 +205,13 @@ class Ingest:
             "source": pa.array(["item"] * table.num_rows, pa.string()),
         })
         items.upsert(tx, rows)
+
+    def _announce(self, tx: Tx, table: pa.Table, ranges: Sequence[RangeRow], now: datetime) -> None:
+        """Journal item records with the rows that set them: a crash in between would lose the entry for good."""
+        ends = self.next_offsets | {(r.topic, r.part): r.next_off for r in ranges}
+        for row in table.select(["item_id", "available"]).to_pylist():
+            detail = {"available": row["available"]}
+            journal.append(tx, "availability", row["item_id"], detail, ends, now)
 
     def _ranges(
         self, batch: EventBatch, rows: pa.Table, dead: Sequence[DeadLetter]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 
-from storage import interactions, journal, positions
+from storage import interactions, positions
+from storage.faults import reach
 from stream.backlog import Backlog
 from stream.binding import bind
 from stream.clock import from_ms, to_ms
@@ -156,7 +157,9 @@ class Pipeline:
         }
         for (topic, part), (first, nxt) in behind.items():
             rows = interactions.read_range(self.db, topic, part, first, nxt)
+            reach("catchup.begin")
             self._answer(rows, {(topic, part): nxt})
+            reach("catchup.answered")
         self._count(self._ticks.run_due())
 
     def _poll(self, size: int) -> EventBatch:
@@ -201,16 +204,19 @@ class Pipeline:
     def _store_and_answer(self, batch: EventBatch) -> None:
         stored = self._timed(
             "store",
-            lambda: self.ingest.store(batch, now=self._clock.now(), scored=not self.config.score),
+            lambda: self.ingest.store(
+                batch, now=self._clock.now(), scored=not self.config.score, announced=True
+            ),
         )
         self.summary.records += stored.counts.records
         self.summary.interactions += stored.counts.interactions
         self.summary.dead += stored.counts.dead
+        reach("store.committed")
         if self.config.score:
             ends = {(p.topic, p.part): nxt for p, (_, nxt) in batch.ranges.items()}
             self._answer(stored.rows, ends)
         if stored.items.num_rows:
-            self._item_changes(stored.items)
+            self.shared.set_available(stored.items)
         self._check_dead()
 
     def _answer(self, rows: pa.Table, ends: Mapping[tuple[str, int], int]) -> None:
@@ -218,23 +224,16 @@ class Pipeline:
         slates: list[Slate] = []
         if self.config.score:
             slates = self._timed("score", lambda: self.scorer.score_rows(rows))
+            reach("score.done")
         if self._sink is not None and slates:
             sink = self._sink
             self._timed("sink", lambda: sink.write(slates))
+            reach("sink.written")
         with self.db.transaction() as tx:
             positions.set_scored(tx, ends, self._clock.now())
             log_slates(tx, slates, self.identities, keep=self.config.slate_log)
+            reach("scored.commit")
         self.summary.slates += len(slates)
-
-    def _item_changes(self, items: pa.Table) -> None:
-        with self.db.transaction() as tx:
-            for row in items.select(["item_id", "available"]).to_pylist():
-                detail = {"available": row["available"]}
-                at = self._clock.now()
-                journal.append(
-                    tx, "availability", row["item_id"], detail, self.ingest.next_offsets, at
-                )
-        self.shared.set_available(items)
 
     def _check_dead(self) -> None:
         config, summary = self.config.stream, self.summary

@@ -14,6 +14,7 @@ import numpy as np
 
 from model.engine import SegmentJob, TokenBlock
 from storage import journal, runs, tokens, visibility
+from storage.faults import reach
 from storage.runs import RunRow, Status
 from storage.tokens import GroupRow
 from stream.clock import to_ms
@@ -102,13 +103,16 @@ class Refresher:
             part = due[start : start + step]
             chains = self._read_chains(part)
             groups = self._compress(part, chains, run.run_id, now)
+            reach("tick.compressed")
             last = start + step >= len(due)
             status: Status = "done" if last else "running"
             run = replace(run, seconds=perf_counter() - started, status=status)
             with self._db.transaction() as tx:
                 self._store(tx, run, groups, part, first=start == 0)
+                reach("tick.groups")
                 if last and record is not None:
                     record(tx, run)
+            reach("tick.stored")
             self._keep(groups, chains)
         self._next_run += 1
         self._touched[run.run_id] = [d.user_idx for d in due]

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from storage import journal, positions, rotation
+from storage.faults import reach
 from stream.clock import from_ms, to_ms
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Ticks:
         if report is None:
             with self._db.transaction() as tx:
                 record(tx, None)
+        reach("tick.applied")
         self._renew()
         self._maintain(watermarks)
         users, segments = (report.users, report.segments) if report else (0, 0)
@@ -139,6 +141,7 @@ class Ticks:
                 watermark_ms=max(watermarks.values()),
                 tick=self._last,
             )
+        reach("tick.journal")
 
     def _renew(self) -> None:
         """Follow what a tick recorded."""
@@ -181,5 +184,6 @@ class Ticks:
             moved = rotation.rotate(tx, below=positions.scored_offsets(tx), before_ms=before)
             rotation.merge_runs(tx, max_runs=self._config.max_runs)
             positions.compact(tx)
+            reach("rotation.commit")
         self._ingest.hot_rows -= moved
         self._db.checkpoint()

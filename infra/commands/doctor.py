@@ -10,6 +10,7 @@ from infra.exits import ExitCode
 from infra.options import ANY_PATH, db_option, json_option, read_settings, settings_options
 from infra.output import console, print_json, table
 from infra.wiring import engine_of, versions
+from storage import wal
 from storage.database import Database
 from storage.doctor import run_checks
 from stream.exactness import ExactnessReport, check_exactness
@@ -23,6 +24,10 @@ from stream.exactness import ExactnessReport, check_exactness
 )  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Which users --exactness draws.")
 @click.option("--model", "model_path", type=ANY_PATH, help="Where the checkpoint is now.")
+@click.option(
+    "--repair-wal", is_flag=True,
+    help="Cut a damaged write-ahead log before the damage first; a copy is kept beside it.",
+)  # fmt: skip
 @settings_options
 @json_option
 def command(
@@ -30,6 +35,7 @@ def command(
     exactness: int | None,
     seed: int,
     model_path: Path | None,
+    repair_wal: bool,
     config_file: Path | None,
     assignments: tuple[str, ...],
     as_json: bool,
@@ -41,6 +47,7 @@ def command(
     prints the largest score difference and the top-10 overlap. Exit code 1 if anything is found.
     """
     loaded = read_settings(config_file, assignments)
+    repaired = wal.repair_wal(db_path) if repair_wal and db_path.is_file() else None
     with reading(db_path, loaded) as db:
         findings = run_checks(db)
         exact = None if exactness is None else _exactness(db, model_path, exactness, seed)
@@ -51,14 +58,25 @@ def command(
             "findings": findings,
             "versions": {"freshet": installed_version(), **versions()},
             "exactness": exact,
+            "repaired": repaired,
         })
     else:
+        _print_repair(repaired)
         rows = [("ok" if found.ok else "FAIL", found.check, found.detail) for found in findings]
         console().print(table(f"doctor: {db_path}", ["ok", "check", "detail"], rows))
         _print_exactness(exact)
         parts = [f"freshet {installed_version()}"]
         console().print(", ".join(parts + [f"{name} {text}" for name, text in versions().items()]))
     return ExitCode.OK if healthy else ExitCode.FOUND
+
+
+def _print_repair(repaired: wal.WalRepair | None) -> None:
+    if repaired is not None:
+        console().print(
+            f"the write-ahead log was cut to {repaired.kept_bytes:,} bytes, {repaired.cut_bytes:,} are gone;"
+            f" as it was: {repaired.copy}; replay the log to store again what was cut",
+            soft_wrap=True,
+        )
 
 
 def _exactness(db: Database, model_path: Path | None, users: int, seed: int) -> ExactnessReport:

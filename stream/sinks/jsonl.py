@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from stream.errors import SinkError
+from storage.faults import reach
+from stream.errors import SinkError, SinkFullError
 from stream.slates import decode_slate, encode_slate
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES = 1 << 16
 _FULL_DISK_RETRY_S = 30.0
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _LINE_START = b'{"id":'  # how every slate's line begins
 
 
@@ -62,6 +65,7 @@ class JsonlSink:
         if not slates:
             return
         data = b"".join(encode_slate(slate) + b"\n" for slate in slates)
+        reach("sink.line", lambda: os.write(self._fd, _torn(data)))
         try:
             view = memoryview(data)
             while view:
@@ -69,7 +73,8 @@ class JsonlSink:
             os.fsync(self._fd)
         except OSError as err:
             os.ftruncate(self._fd, self._size)
-            raise SinkError(
+            kind = SinkFullError if err.errno in _NO_ROOM else SinkError
+            raise kind(
                 f"{self._path}: not written ({err.strerror}); free space and run again",
                 retry_after_s=_FULL_DISK_RETRY_S,
             ) from err
@@ -110,6 +115,12 @@ class JsonlSink:
             ours = False
         if not ours:
             raise SinkError(f"{self._path}: holds something else than slates; choose another file")
+
+
+def _torn(data: bytes) -> bytes:
+    """Return what a crash in the middle of the last line leaves of some lines."""
+    begin = data.rfind(b"\n", 0, -1) + 1
+    return data[: (begin + len(data)) // 2]
 
 
 def _end_of_last_line(fd: int, size: int) -> int:

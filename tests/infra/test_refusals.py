@@ -179,6 +179,12 @@ def test_a_broken_token_group_is_refused(freshet, world):
     assert freshet("doctor", "--db", world.db).code == ExitCode.FOUND
 
 
+def test_a_database_without_damage_needs_no_repair(freshet, world):
+    outcome = freshet("doctor", "--db", world.db, "--repair-wal", "--json")
+    assert outcome.code == 0
+    assert outcome.json["repaired"] is None
+
+
 def test_a_newer_schema_is_refused(freshet, world):
     with opened(world.db) as db:
         tables = db.query(

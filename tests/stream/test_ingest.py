@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import positions
+from storage import faults, journal, positions
 from storage.database import Database, Tx
 from storage.identities import Identities
 from storage.items import all_items
@@ -179,3 +179,28 @@ def test_item_records_fill_in_what_they_say(db: Database) -> None:
     assert (rows["a"]["text"], rows["a"]["available"]) == ("Red box", False)
     assert (rows["b"]["text"], rows["b"]["available"]) == ("Lamp", True)
     assert stored(db) == [0]
+
+
+def test_what_item_records_change_is_journaled_with_them_or_not_at_all(db: Database) -> None:
+    """A death right after the commit must not lose the entry: nothing would ever write it."""
+    ingest = ingest_of(db)
+    gone = b'{"kind":"item","item_id":"a","available":false}'
+    ingest.store(batch_of(event("u", "a", START_MS), gone), now=NOW, announced=True)
+    (entry,) = journal.entries(db, "availability")
+    assert (entry.ref, entry.detail) == ("a", {"available": False})
+    assert entry.positions == positions.next_offsets(db) == {(TOPIC, 0): 2}
+
+    def die(point: str, _spoil: faults.Spoil | None) -> None:
+        if point == "ingest.commit":
+            raise KeyboardInterrupt
+
+    faults.install(die)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ingest.store(batch_of(gone, first=2), now=NOW, announced=True)
+    finally:
+        faults.install(None)
+    assert len(journal.entries(db, "availability")) == 1
+    assert positions.next_offsets(db) == {(TOPIC, 0): 2}
+    ingest.store(batch_of(gone, first=2), now=NOW)
+    assert len(journal.entries(db, "availability")) == 1

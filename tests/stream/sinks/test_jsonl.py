@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stream.errors import SinkError
+from storage import faults
+from stream.errors import SinkError, SinkFullError
 from stream.sinks.jsonl import JsonlSink, read_slates
 from stream.slates import encode_slate
 from tests.contracts.sink_contract import slate
@@ -64,7 +65,7 @@ def test_a_write_that_fails_half_way_leaves_whole_lines(tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, old[1]))
-        with pytest.raises(SinkError, match="not written") as caught:
+        with pytest.raises(SinkFullError, match="not written") as caught:
             sink.write([slate(1), slate(2)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
@@ -74,6 +75,30 @@ def test_a_write_that_fails_half_way_leaves_whole_lines(tmp_path: Path) -> None:
     sink.write([slate(1), slate(2)])
     sink.close()
     assert list(read_slates(path)) == [slate(0), slate(1), slate(2)]
+
+
+def test_a_death_in_mid_line_leaves_whole_lines_and_half_a_one(tmp_path: Path) -> None:
+    path = tmp_path / "slates.jsonl"
+    sink = JsonlSink(path)
+
+    def die(point: str, spoil: faults.Spoil | None) -> None:
+        assert spoil is not None
+        spoil()
+        raise KeyboardInterrupt(point)
+
+    faults.install(die)
+    try:
+        with pytest.raises(KeyboardInterrupt, match=r"sink\.line"):
+            sink.write([slate(n) for n in range(4)])
+    finally:
+        faults.install(None)
+        sink.close()
+    left = path.read_bytes()
+    assert LINES.startswith(left)
+    assert left.count(b"\n") == 3
+    assert not left.endswith(b"\n")
+    JsonlSink(path).close()
+    assert path.read_bytes() == left[: left.rfind(b"\n") + 1]
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:

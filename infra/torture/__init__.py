@@ -1,0 +1,1 @@
+"""Killing a replay again and again, and holding what is left against a run that was left alone."""
