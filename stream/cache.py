@@ -12,14 +12,30 @@ if TYPE_CHECKING:
     from stream.state import UserState
 
 
+CACHE_KEY = "state_cache"
+"""Meta key of what the cache held when the newest scoring run ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """Where a cache stands: what it holds, what it may hold, how often it helped."""
+    """Where a cache stands: what it holds, what it may hold, how often it helped.
+
+    Attributes:
+        users: states in memory.
+        max_users: most of them.
+        bytes: their memory, keys and values included.
+        max_bytes: most of it.
+        arena_bytes: keys and values in use, those of states just being loaded included.
+        hits: users found in memory, once per stretch of events.
+        misses: users that had to be loaded.
+        evictions: states that left for others.
+    """
 
     users: int
     max_users: int
     bytes: int
     max_bytes: int
+    arena_bytes: int
     hits: int
     misses: int
     evictions: int
@@ -91,13 +107,14 @@ class StateCache:
             self.drop([next(iter(self._states))])
             self.evictions += 1
 
-    def report(self) -> CacheUse:
-        """Where the cache stands."""
+    def report(self, arena_bytes: int) -> CacheUse:
+        """Where the cache stands, given what the arena of keys and values takes."""
         return CacheUse(
             users=len(self),
             max_users=self.max_users,
             bytes=self.nbytes,
             max_bytes=self.max_bytes,
+            arena_bytes=arena_bytes,
             hits=self.hits,
             misses=self.misses,
             evictions=self.evictions,

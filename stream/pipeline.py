@@ -16,6 +16,7 @@ from storage import interactions, positions
 from storage.faults import reach
 from stream.backlog import Backlog
 from stream.binding import bind
+from stream.cache import CACHE_KEY
 from stream.clock import from_ms, to_ms
 from stream.cuts import cut, rows_before_item, rows_until
 from stream.errors import ConfigError, DeadShareError
@@ -138,7 +139,15 @@ class Pipeline:
                 on_progress(self.summary)
             if batch.exhausted:
                 break
+        self._record_cache()
         return self.summary
+
+    def _record_cache(self) -> None:
+        """Leave what the cache of states held for `status`, which runs in another process."""
+        if isinstance(self.scorer, Scorer) and self.config.score:
+            found = msgspec.json.encode(self.scorer.cache_use()).decode()
+            with self.db.transaction() as tx:
+                self.db.set_meta(tx, CACHE_KEY, found)
 
     def resume(self) -> None:
         """Continue where the database stands: position the source, answer stored but unanswered events."""

@@ -92,7 +92,7 @@ class Scorer:
 
     def cache_use(self) -> CacheUse:
         """What the cache of user states holds, and how often it helped."""
-        return self._states.report()
+        return self._states.report(self._engine.arena.used_nbytes)
 
     def forget(self, users: Iterable[int]) -> None:
         """Drop states; they are loaded again when needed."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from storage import dead_letters
 from storage.runs import failures, list_runs
 from storage.usage import Usage, usage
+from stream.cache import CACHE_KEY, CacheUse
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -34,7 +37,9 @@ class Status:
     Attributes:
         sizes: rows per kind.
         limits: what is bounded, each with what it takes now ("used", None where only the process that
-            runs the pipeline knows) and its limit.
+            runs the pipeline knows) and its limit; figures of cached states are those at the end of
+            the newest scoring run.
+        cache: what the cache of states held then, and how often it helped; None before any such run.
         partitions: rows of the view `ingest_lag`, times in milliseconds.
         coverage: rows of the view `coverage`.
         staleness: due and missing segments per model version.
@@ -45,6 +50,7 @@ class Status:
 
     sizes: Row
     limits: dict[str, Row]
+    cache: CacheUse | None
     partitions: list[Row]
     coverage: list[Row]
     staleness: list[Row]
@@ -55,11 +61,14 @@ class Status:
 
 def status(db: Database, config: PipelineConfig, *, run_limit: int = 5) -> Status:
     """Return the status of a database, its tables read in one snapshot, beside the limits of a configuration."""
-    limits = _limits(usage(db), config)
+    stored = db.get_meta(CACHE_KEY)
+    cache = None if stored is None else msgspec.json.decode(stored, type=CacheUse)
+    limits = _limits(usage(db), cache, config)
     with db.snapshot() as read:
         return Status(
             sizes=read.query(_TABLES).to_pylist()[0],
             limits=limits,
+            cache=cache,
             partitions=read.query(_LAG).to_pylist(),
             coverage=read.query(_COVERAGE).to_pylist(),
             staleness=read.query(_STALE).to_pylist(),
@@ -69,7 +78,7 @@ def status(db: Database, config: PipelineConfig, *, run_limit: int = 5) -> Statu
         )
 
 
-def _limits(used: Usage, config: PipelineConfig) -> dict[str, Row]:
+def _limits(used: Usage, cache: CacheUse | None, config: PipelineConfig) -> dict[str, Row]:
     return {
         name: {"used": now, "limit": limit}
         for name, now, limit in (
@@ -80,6 +89,9 @@ def _limits(used: Usage, config: PipelineConfig) -> dict[str, Row]:
             ("wal_bytes", used.wal_bytes, None),
             ("database_memory", used.memory_bytes, used.memory_limit),
             ("database_spilled", used.spilled_bytes, None),
+            ("cached_users", cache and cache.users, config.serving.max_users),
+            ("cached_bytes", cache and cache.bytes, config.serving.max_bytes),
+            ("arena_bytes", cache and cache.arena_bytes, config.serving.max_bytes),
             ("chain_bytes", None, config.refresh.chain_bytes),
             ("seen_bytes", None, config.stream.seen_bytes),
         )

@@ -142,6 +142,10 @@ def test_status_says_what_is_bounded_and_how_much_of_it_is_used(freshet, made):
     assert limits["file_bytes"]["used"] == made.db.stat().st_size
     assert 0 < limits["database_memory"]["used"] < 1 << 30
     assert limits["database_memory"]["limit"].endswith("iB")
+    cache = shown["cache"]
+    assert cache["users"] == cache["misses"] - cache["evictions"] > 0
+    assert limits["cached_users"] == {"used": cache["users"], "limit": 10_000}
+    assert 0 < limits["arena_bytes"]["used"] < limits["cached_bytes"]["used"]
 
 
 def test_sql_prints_tables_json_and_csv(freshet, made):
