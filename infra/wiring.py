@@ -1,5 +1,6 @@
 """The composition root: builds sources, engines and pipelines from settings. Nothing else does."""
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -84,6 +85,7 @@ def load_engine(path: Path) -> Engine:
         raise InputError(f"{path}: no such checkpoint; `freshet train` makes one")
     engine = Engine.load(path, threads=1)
     gc.freeze()  # model and libraries stay: the collector need not walk them again and again
+    atexit.register(gc.unfreeze)  # until the end, where libraries count what was not taken down
     return engine
 
 
