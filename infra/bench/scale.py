@@ -65,6 +65,7 @@ def run(room: Room) -> Findings:
             "scored": size.scored,
             "catalogue": _ITEMS,
             "days": size.days,
+            "DuckDB memory limit": "512MB",
             "weights": "random, shipped shape",
         },
         rows=rows,
@@ -85,7 +86,7 @@ def _generate(folder: Path, log: Path, size: _Size) -> Ran:
 def _replay(folder: Path, log: Path, more: list[str]) -> Ran:
     arguments = ["replay", str(log), "--db", str(folder / "scale.duckdb"), "--quiet"]
     arguments += ["--model", str(folder / "model.safetensors")]
-    arguments += ["--items", str(folder / "items.parquet")]
+    arguments += ["--items", str(folder / "items.parquet"), "--set", "database.memory_limit=512MB"]
     return run_freshet([*arguments, *more], folder=folder)
 
 
