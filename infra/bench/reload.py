@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infra.bench.result import Findings, Gate, Row, at_most, compared, estimated, timed
+from infra.bench.result import Findings, Gate, Row, at_least, at_most, compared, estimated, timed
 from infra.bench.timing import Spent, cpu, mean, ratio, spend, wall
 from infra.bench.worlds import asked, generated, loader_of, settings, store, tail
 from storage.tokens import group_counts
 from stream.diff import diff
 from stream.loading import LoadRequest
+from stream.score import Scorer
 
 if TYPE_CHECKING:
     from infra.bench.room import Room
@@ -77,6 +78,7 @@ def _scores(world: World, events: int) -> tuple[list[Row], list[Gate]]:
     line = "score of a reloaded state less that of a kept one, largest"
     return rows, [
         at_most(line, report.largest_score_difference, TOLERANCE, timed=False),
+        at_least("states evicted and loaded again", evictions, 1, timed=False),
         at_most("slates that differ", sum(report.counts.values()), 0, timed=False),
     ]
 
@@ -87,7 +89,8 @@ def _slates(world: World, events: int, values: dict[str, object]) -> tuple[list[
         rows = tail(pipeline, events)
         for start in range(0, rows.num_rows, _CHUNK):
             found += pipeline.scorer.score_rows(rows.slice(start, _CHUNK))
-        evictions = getattr(pipeline.scorer, "evictions", 0)
+        scorer = pipeline.scorer
+        evictions = scorer.cache_use().evictions if isinstance(scorer, Scorer) else 0
     return found, evictions
 
 
