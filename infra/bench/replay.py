@@ -2,7 +2,8 @@
 
 The least of an append is decoding the file and inserting the finished Arrow rows. The least of ticks
 is that append and the compression of the same segments. The least of slates is the model and the
-top-k on the same micro-batches (`alone.py`).
+top-k on the same micro-batches (`alone.py`); a replay also compresses segments as it goes and extends
+the recents after each anew, which is the model's work too: a second share counts it, measured alone.
 """
 
 from __future__ import annotations
@@ -32,15 +33,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from infra.bench.room import Room
+    from infra.settings import Loaded
     from model.engine import Engine, TokenBlock
     from stream.pipeline import Pipeline, RunSummary
 
 _BATCH = 10_000
 _SLICE = 10_000
-_CHUNK = 256
+_CHUNK = 1_024
+_DAYS = {"daily ticks": 1, "weekly ticks": 7}
+_REFILLED = 96
+"""Recents after a refresh: r_min and half a segment."""
 _SAMPLED = 4
 """Of the slices' chunks, every fourth is measured alone."""
-_LOADED = settings({one.key: one.value for one in shipped.settings()})
+_SETTINGS = {one.key: one.value for one in shipped.settings()}
+_LOADED = settings(_SETTINGS)
 
 
 @dataclass(slots=True)
@@ -59,19 +65,23 @@ def run(room: Room) -> Findings:
     engine = load_engine(shipped.CHECKPOINT)
     room.note("storing once, for the rows")
     tables, counts = _stored_once(room, engine, records)
-    append, ticks = _Runs(), _Runs()
+    append, ticks = _Runs(), {name: _Runs() for name in _DAYS}
+    alone = Spent(0.0, 0.0)
     for number in range(room.size(3, 2)):
         room.note(f"append only, turn {number + 1}")
         folder = room.folder / str(number)
         folder.mkdir()
-        alone = spend(lambda: _decode_and_insert(folder / "least.duckdb", tables))  # noqa: B023
-        spent = _replayed(_plan(folder / "append.duckdb"), append, records)
-        append.least.append(alone.cpu_s)
-        room.note(f"with ticks, turn {number + 1}")
-        compress = spend(lambda: _compress_alone(engine, counts))
-        _replayed(_plan(folder / "ticks.duckdb", model=True), ticks, records)
-        ticks.least.append(spent.cpu_s + compress.cpu_s)
-    slates = _with_slates(room, room.size(100_000, 500), records)
+        inserted = spend(lambda: _decode_and_insert(folder / "least.duckdb", tables))  # noqa: B023
+        spent = _replayed(_plan(folder / "append.duckdb"), append, records, _LOADED)
+        append.least.append(inserted.cpu_s)
+        alone = spend(lambda: _compress_alone(engine, counts))
+        for name, days in _DAYS.items():
+            room.note(f"with {name}, turn {number + 1}")
+            loaded = settings(_SETTINGS | {"refresh.tick_interval_s": 86_400 * days})
+            _replayed(_plan(folder / f"{days}.duckdb", model=True), ticks[name], records, loaded)
+            ticks[name].least.append(spent.cpu_s + alone.cpu_s)
+    per_segment = alone.cpu_s / max(1, sum(counts.values())) + _refill_alone(engine)
+    slates, model = _with_slates(room, room.size(100_000, 500), records, per_segment)
     rows: list[Row] = []
     gates: list[Gate] = []
     _report(
@@ -82,10 +92,14 @@ def run(room: Room) -> Findings:
         rows,
         gates,
     )
-    _report(
-        "with ticks", ticks, "append plus compression alone", (0.7, "40,000 events/s"), rows, gates
-    )
-    _report("with slates", slates, "model and top-k alone", (0.7, "3,000 events/s"), rows, gates)
+    least = "append plus compression alone"
+    for name, runs in ticks.items():
+        _report(f"with {name}", runs, least, (0.7, "40,000 events/s"), rows, gates)
+    least = "model and top-k alone"
+    _report("with slates", slates, least, (0.7, "3,000 events/s"), rows, gates)
+    runs = replace(slates, least=model, stages={})
+    least = "model, its compressions and refills, and top-k alone"
+    _report("with slates", runs, least, (0.7, "3,000 events/s"), rows, gates)
     return Findings(
         settings={
             "log": shipped.NAME,
@@ -143,9 +157,9 @@ def _decode_and_insert(path: Path, tables: list[pa.Table]) -> None:
     source.close()
 
 
-def _replayed(plan: ReplayPlan, runs: _Runs, records: int | None) -> Spent:
+def _replayed(plan: ReplayPlan, runs: _Runs, records: int | None, loaded: Loaded) -> Spent:
     """Time a replay of the whole log into a new database, its checkpoint included."""
-    with replaying(plan, _LOADED) as pipeline:
+    with replaying(plan, loaded) as pipeline:
         runs.subject.append(spend(lambda: _run(pipeline, records)))
         runs.events.append(pipeline.summary.records)
         runs.stages = dict(pipeline.summary.seconds)
@@ -173,8 +187,21 @@ def _compress_alone(engine: Engine, counts: dict[int, int]) -> None:
             chains[user].append(block)
 
 
-def _with_slates(room: Room, events: int, records: int | None) -> _Runs:
-    """Write slates for the newest events, slice by slice, and measure the least beside each."""
+def _refill_alone(engine: Engine) -> float:
+    """Processor seconds of extending one user's recents anew after a refresh, of 32 users at once."""
+    rows = [random_rows(engine, _REFILLED, first=0) for _ in range(32)]
+    caches = [engine.new_cache([]) for _ in rows]
+    return spend(lambda: engine.extend(caches, rows)).cpu_s / len(rows)
+
+
+def _with_slates(
+    room: Room, events: int, records: int | None, per_segment: float
+) -> tuple[_Runs, list[float]]:
+    """Write slates for the newest events, slice by slice, and measure the least beside each.
+
+    Returns:
+        The runs, and per slice the least with `per_segment` more for every segment compressed.
+    """
     ts = pq.read_table(shipped.EVENTS, columns=["ts"])["ts"].to_numpy()[:records]
     until = int(np.sort(ts)[-events])
     path = room.folder / "slates.duckdb"
@@ -183,10 +210,12 @@ def _with_slates(room: Room, events: int, records: int | None) -> _Runs:
     with replaying(before, _LOADED) as pipeline:
         pipeline.run()
     runs, size = _Runs(), min(_SLICE, events // 2)
+    model: list[float] = []
     with replaying(_plan(path, model=True, slates=room.folder / "out.jsonl"), _LOADED) as pipeline:
         topic = shipped.EVENTS.name
         while sum(runs.events) < events:
             first = pipeline.ingest.next_offsets[topic, 0]
+            before_segments = pipeline.summary.segments
             spent = spend(lambda: pipeline.run(max_records=size))
             end = pipeline.ingest.next_offsets[topic, 0]
             if end == first:
@@ -196,8 +225,10 @@ def _with_slates(room: Room, events: int, records: int | None) -> _Runs:
             runs.events.append(end - first)
             rows = interactions.read_range(pipeline.db, topic, 0, first, end)
             runs.least.append(_least(pipeline, rows) * (end - first))
+            segments = pipeline.summary.segments - before_segments
+            model.append(runs.least[-1] + per_segment * segments)
         runs.stages = dict(pipeline.summary.seconds)
-    return runs
+    return runs, model
 
 
 def _least(pipeline: Pipeline, rows: pa.Table) -> float:
