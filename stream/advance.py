@@ -37,8 +37,8 @@ ReadOutChoice: TypeAlias = Literal["visit", "line", "auto"]
 class _Order:
     """Rows of a chunk by user, in log order per user, [n] per array; `row` is the place in the batch.
 
-    `follows` rows simply continue their user's row before, `same_visit` rows its visit; `stop` is where the stretch that
-    starts at a row ends.
+    `same_visit` rows belong to the visit of their user's row before; `stop` is where the stretch of rows ends that, from a
+    row on, simply continue one another; `taken` are items, times and weights as a visit takes them.
     """
 
     rows: StoredRows
@@ -46,6 +46,7 @@ class _Order:
     item_idx: Ints
     types: Ints
     h_ts: Ints
+    taken: tuple[list[int], list[int], list[float]]
     starts: Ints
     in_history: NDArray[np.bool_]
     same_visit: NDArray[np.bool_]
@@ -69,6 +70,7 @@ class _Order:
             rows.item_idx[row],
             types[row],
             keys[:, 0],
+            (rows.item_idx[row].tolist(), rows.ts_ms[row].tolist(), rows.weight[row].tolist()),
             np.flatnonzero(new_user),
             in_history,
             same_visit,
@@ -315,6 +317,8 @@ def _model_rows(order: _Order, item_rows: Ints, run: _Run, n: int) -> Rows:
 def _pieces(order: _Order, run: _Run, n: int, hidden: int) -> list[_Piece]:
     """The rows of a run cut where a new visit starts."""
     stop = run.at + n
+    if n == 1:
+        return [_Piece(run.state, run.at, stop, hidden)]
     inner = np.flatnonzero(~order.same_visit[run.at + 1 : stop]) + run.at + 1
     edges = [run.at, *inner.tolist(), stop]
     return [_Piece(run.state, lo, hi, hidden + lo - run.at) for lo, hi in pairwise(edges)]
@@ -322,13 +326,9 @@ def _pieces(order: _Order, run: _Run, n: int, hidden: int) -> list[_Piece]:
 
 def _take(order: _Order, piece: _Piece) -> list[int]:
     """Add a piece to its user's visit; returns the distinct items seen after each row."""
-    rows = order.row[piece.lo : piece.hi]
-    state = piece.state
-    counts = state.visit.add(
-        order.item_idx[piece.lo : piece.hi].tolist(),
-        order.rows.ts_ms[rows].tolist(),
-        order.rows.weight[rows].tolist(),
-    )
+    state, cut = piece.state, slice(piece.lo, piece.hi)
+    items, ts_ms, weights = order.taken
+    counts = state.visit.add(items[cut], ts_ms[cut], weights[cut])
     state.visit.ends_with(int(order.h_ts[piece.hi - 1]), order.session(piece.hi - 1))
     state.n_history += len(counts)
     return counts

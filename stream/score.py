@@ -37,7 +37,7 @@ _CHUNK_ROWS = 1_024
 """Events scored together; results do not depend on it."""
 _LOAD_USERS = 256
 """Users loaded by one read; a stretch of events has at most so many."""
-_SCORES = 1 << 21
+SCORES_AT_ONCE = 1 << 21
 """Scores held at once; they stay near the processor."""
 
 
@@ -202,7 +202,7 @@ class Scorer:
         self, readings: Readings, rows: StoredRows | None, *, top_k: int | None = None
     ) -> dict[int, Slate]:
         """Slates by the row or place that the readings answer."""
-        step = max(1, _SCORES // max(1, self._shared.n_items))
+        step = max(1, SCORES_AT_ONCE // max(1, self._shared.n_items))
         out: dict[int, Slate] = {}
         for start in range(0, len(readings), step):
             part = readings.slice(start, start + step)

@@ -19,6 +19,7 @@ from stream.facts import narrowed
 from stream.loading import LoadRequest
 from stream.rank import best
 from stream.readings import joined
+from stream.score import SCORES_AT_ONCE
 from stream.stored import StoredRows
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from infra.bench.timing import Work
     from model.engine import Engine
-    from model.features import SparseFeatures
     from stream.pipeline import Pipeline
+    from stream.readings import Readings
     from stream.state import UserState
 
 
@@ -39,7 +40,7 @@ def model_and_top(pipeline: Pipeline, table: pa.Table) -> dict[str, Work]:
         table: the chunk, all rows of it scored.
 
     Returns:
-        "model", "catalogue" and "top-k", to be run in this order.
+        "model", then "catalogue and top-k", which scores as many rows at once as the scorer does.
 
     Raises:
         ValueError: the pipeline has no model or no tick yet.
@@ -52,23 +53,27 @@ def model_and_top(pipeline: Pipeline, table: pa.Table) -> dict[str, Work]:
     offsets = rows.off[first].tolist()
     loader = loader_of(pipeline)
     requests = [LoadRequest(*one) for one in zip(users.tolist(), offsets, strict=True)]
-    features = narrowed(_features(pipeline, engine, rows, requests), len(candidates))
+    readings = _readings(pipeline, engine, rows, requests)
     states = loader.load(requests)
     runs = [_run(pipeline, engine, rows, state) for state in states]
     caches = [state.cache for state in states]
     found: list[np.ndarray] = []
+
+    step = max(1, SCORES_AT_ONCE // len(candidates))
+    parts = [readings.slice(start, start + step) for start in range(0, len(readings), step)]
+    features = [narrowed(part.features, len(candidates)) for part in parts]
 
     def model() -> None:
         hidden = engine.extend(caches, runs)
         found.append(np.concatenate([part.numpy() for part in hidden]))
 
     def catalogue() -> None:
-        found.append(candidates.scores("line", found.pop(), features))
+        hidden = found.pop()
+        for number, known in enumerate(features):
+            rows = hidden[number * step : (number + 1) * step]
+            best(candidates.scores("line", rows, known), pipeline.config.serving.top_k)
 
-    def top() -> None:
-        best(found.pop(), pipeline.config.serving.top_k)
-
-    return {"model": model, "catalogue": catalogue, "top-k": top}
+    return {"model": model, "catalogue and top-k": catalogue}
 
 
 def _run(pipeline: Pipeline, engine: Engine, rows: StoredRows, state: UserState) -> Rows:
@@ -80,9 +85,9 @@ def _run(pipeline: Pipeline, engine: Engine, rows: StoredRows, state: UserState)
     return Rows(items, types, rows.keys[own, 0], ordinal)
 
 
-def _features(
+def _readings(
     pipeline: Pipeline, engine: Engine, rows: StoredRows, requests: list[LoadRequest]
-) -> SparseFeatures:
+) -> Readings:
     """What the read-out is given for each row, as the scorer builds it."""
     loader, serving = loader_of(pipeline), pipeline.config.serving
     cache = StateCache(len(requests), serving.max_bytes)
@@ -91,4 +96,4 @@ def _features(
     gap = pipeline.config.stream.visit_gap_ms
     advance = Advance(loader, cache, engine, pipeline.shared, gap)
     (readings,) = joined(advance.over(rows, 0, len(rows)))
-    return readings.features
+    return readings
