@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LIMIT_GIB = 2.0
 _GIB = 1 << 30
 _ITEMS = 20_000
+_CACHE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ def run(room: Room) -> Findings:
     room.note("storing with ticks")
     stored = _replay(room.folder, log, ["--from", bound, "--until", bound])
     room.note("writing slates")
-    scored = _replay(room.folder, log, ["--slates", str(room.folder / "slates.jsonl")])
+    slates = ["--slates", str(room.folder / "slates.jsonl")]
+    scored = _replay(room.folder, log, [*slates, "--set", f"serving.max_bytes={_CACHE_BYTES}"])
     rows = _generated(made, size)
     rows += _rows("stored with ticks, without slates", stored, "records")
     rows += _rows("the end, with slates", scored, "slates")
@@ -66,6 +68,7 @@ def run(room: Room) -> Findings:
             "catalogue": _ITEMS,
             "days": size.days,
             "DuckDB memory limit": "512MB",
+            "state cache": f"{_CACHE_BYTES >> 20} MiB",
             "weights": "random, shipped shape",
         },
         rows=rows,
