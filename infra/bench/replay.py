@@ -216,7 +216,7 @@ def _with_slates(
     with replaying(_plan(path, model=True, slates=room.folder / "out.jsonl"), _LOADED) as pipeline:
         topic = shipped.EVENTS.name
         while sum(runs.events) < events:
-            first = pipeline.ingest.next_offsets[topic, 0]
+            first = pipeline.ingest.next_offsets.get((topic, 0), 0)
             before_segments = pipeline.summary.segments
             spent = spend(lambda: pipeline.run(max_records=size))
             end = pipeline.ingest.next_offsets[topic, 0]
