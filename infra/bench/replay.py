@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from model.engine import Engine, TokenBlock
     from stream.pipeline import Pipeline, RunSummary
 
-_BATCH = 10_000
+_BATCH = 50_000
 _SLICE = 20_000
 _CHUNK = 1_024
 _DAYS = {"daily ticks": 1, "weekly ticks": 7}
