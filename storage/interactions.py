@@ -34,7 +34,6 @@ __all__ = [
     "duplicates_of",
     "event_ids",
     "history_counts",
-    "hot_count",
     "load_history",
     "load_recents",
     "popularity",
@@ -115,11 +114,6 @@ def load_recents(
     rows = fetch(reader, select, asked, params)
     mask = below(rows, as_of, homes(reader, asked, home) if as_of else {}) & (side(rows, after) > 0)
     return in_history_order(rows.filter(pa.array(mask)))
-
-
-def hot_count(reader: Reader) -> int:
-    """Return how many rows wait in the hot table for rotation."""
-    return int(reader.query("SELECT count(*) AS n FROM interactions_hot")["n"][0].as_py())
 
 
 def history_counts(

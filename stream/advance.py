@@ -53,7 +53,7 @@ class _Order:
     stop: Ints
 
     @classmethod
-    def of(cls, rows: StoredRows, start: int, stop: int, types: Ints, gap_ms: int) -> _Order:
+    def of(cls, rows: StoredRows, start: int, stop: int, type_rows: Ints, gap_ms: int) -> _Order:
         row = start + np.argsort(rows.user_idx[start:stop], kind="stable")
         users, keys, in_history = rows.user_idx[row], rows.keys[row], rows.in_history[row]
         new_user = np.ones(len(row), dtype=bool)
@@ -68,7 +68,7 @@ class _Order:
             rows,
             row,
             rows.item_idx[row],
-            types[row],
+            type_rows[rows.event_type.code[row]],
             keys[:, 0],
             (rows.item_idx[row].tolist(), rows.ts_ms[row].tolist(), rows.weight[row].tolist()),
             np.flatnonzero(new_user),
@@ -123,8 +123,8 @@ class Advance:
 
     def over(self, rows: StoredRows, start: int, stop: int) -> list[Readings]:
         """Move the cached states of rows `start:stop` over them; every user's state must be there."""
-        types = self._engine.type_rows(rows.event_type.names)[rows.event_type.code]
-        order = _Order.of(rows, start, stop, types, self._gap_ms)
+        type_rows = self._engine.type_rows(rows.event_type.names)
+        order = _Order.of(rows, start, stop, type_rows, self._gap_ms)
         ends = [*order.starts[1:].tolist(), stop - start]
         users = rows.user_idx[order.row[order.starts]].tolist()
         runs = [

@@ -77,8 +77,7 @@ class UserRows:
 
     def key(self, i: int) -> HistoryKey:
         """History key of row i."""
-        h_ts, h_seq, h_part, h_off, displaced, off = self.keys[i].tolist()
-        return HistoryKey(h_ts, h_seq, h_part, h_off, bool(displaced), off)
+        return history_key(self.keys[i])
 
     def visit_start(self, end: int, gap_ms: int) -> int:
         """Index at which the visit that ends with row `end - 1` starts."""
@@ -92,6 +91,12 @@ class UserRows:
         if session is not None and previous is not None:
             return session == previous
         return bool(self.h_ts[i] - self.h_ts[i - 1] <= gap_ms)
+
+
+def history_key(key: NDArray[np.int64]) -> HistoryKey:
+    """A row of history keys as one record."""
+    h_ts, h_seq, h_part, h_off, displaced, off = key.tolist()
+    return HistoryKey(h_ts, h_seq, h_part, h_off, bool(displaced), off)
 
 
 def rows_by_user(table: pa.Table) -> dict[int, UserRows]:

@@ -18,8 +18,9 @@ from storage.faults import reach
 from storage.runs import RunRow, Status
 from storage.tokens import GroupRow
 from stream.clock import to_ms
+from stream.history import history_key
 from stream.loading import token_block
-from stream.segments import Chain, ChainCache, Due, SegmentRows, history_key
+from stream.segments import Chain, ChainCache, Due, SegmentRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -138,9 +138,3 @@ class SegmentRows:
     def _where(self, user: int, segment: int) -> slice:
         start = self._starts[user] + (segment - self._due[user].first) * self._n
         return slice(start, start + self._n)
-
-
-def history_key(key: NDArray[np.int64]) -> HistoryKey:
-    """A row of history keys as one record."""
-    h_ts, h_seq, h_part, h_off, displaced, off = key.tolist()
-    return HistoryKey(h_ts, h_seq, h_part, h_off, bool(displaced), off)

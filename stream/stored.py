@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from storage.records import HistoryKey
+from stream.history import history_key
 from stream.slates import Cause
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ class StoredRows:
 
     def key(self, row: int) -> HistoryKey:
         """History key of a row."""
-        h_ts, h_seq, h_part, h_off, displaced, off = self.keys[row].tolist()
-        return HistoryKey(h_ts, h_seq, h_part, h_off, bool(displaced), off)
+        return history_key(self.keys[row])
 
     def session(self, row: int) -> str | None:
         """Session of a row."""

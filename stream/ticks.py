@@ -167,7 +167,7 @@ class Ticks:
             self._refresher.publish(tx, run.run_id, self._ingest.next_offsets, from_ms(now_ms))
 
     def _forget(self) -> None:
-        """Drop cached states that the runs just published have outdated."""
+        """Let cached states take in what the runs just published have compressed."""
         if self._refresher is None:
             return
         for run in self._shown:

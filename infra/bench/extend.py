@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from infra.bench.models import random_cache, random_chain, random_engine, random_rows
+from infra.bench.models import random_cache, random_chain, random_engine, random_rows, random_slots
 from infra.bench.result import Findings, Gate, Row, at_least, compared, timed
 from infra.bench.timing import Estimate, Spent, cpu, interleave, ratio
 from model.config import ModelConfig
 from model.cost import extend_flop, full_flop
 from model.reference import item_vectors, masked_pass
-from model.segments import UserSlots, build_layout
+from model.segments import build_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,17 +104,7 @@ def _measure(engine: Engine, history: int, batch: int, repetitions: int) -> dict
 
 
 def _full(engine: Engine, history: int, batch: int) -> Callable[[], Work]:
-    users = []
-    for seed in range(batch):
-        rows = random_rows(engine, history, seed=seed)
-        users.append(
-            UserSlots(
-                item_row=rows.item_row,
-                type_row=rows.type_row,
-                time_ms=rows.time_ms,
-                ordinal=rows.ordinal,
-            )
-        )
+    users = [random_slots(engine, history, seed=seed) for seed in range(batch)]
     layout = build_layout(users, engine.config)
     vectors = item_vectors(engine)
     return lambda: lambda: masked_pass(engine, layout, vectors)

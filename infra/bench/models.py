@@ -10,6 +10,7 @@ import numpy as np
 from infra import shipped
 from model.checkpoint import load_checkpoint
 from model.engine import Engine, Rows, SegmentJob, TokenBlock
+from model.segments import UserSlots
 from model.untrained import write_untrained
 from stream.clock import DAY_MS
 from stream.logwriter import EVENT_TYPES
@@ -50,6 +51,20 @@ def random_rows(engine: Engine, count: int, *, first: int = 0, seed: int = 0) ->
         type_row=np.zeros(count, np.int64),
         time_ms=DAY_MS + ordinal * _STEP_MS,
         ordinal=ordinal,
+    )
+
+
+def random_slots(
+    engine: Engine, count: int, *, closed: Sequence[int] = (), seed: int = 0
+) -> UserSlots:
+    """Return `count` interactions of one user as a window, the first of them in closed segments of these lengths."""
+    rows = random_rows(engine, count, seed=seed)
+    return UserSlots(
+        item_row=rows.item_row,
+        type_row=rows.type_row,
+        time_ms=rows.time_ms,
+        ordinal=rows.ordinal,
+        closed=np.array(closed, np.int64),
     )
 
 

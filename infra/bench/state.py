@@ -6,13 +6,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infra.bench.models import random_cache, random_chain, random_engine, random_rows, shipped_shape
+from infra.bench.models import (
+    random_cache,
+    random_chain,
+    random_engine,
+    random_rows,
+    random_slots,
+    shipped_shape,
+)
 from infra.bench.result import Findings, Gate, Row, compared, exactly, timed
 from infra.bench.timing import cpu, interleave, ratio
 from model.cost import kv_bytes
 from model.engine import SegmentJob
 from model.reference import item_vectors, masked_pass
-from model.segments import UserSlots, build_layout
+from model.segments import build_layout
 from storage.database import Database
 from storage.groups import to_table
 from storage.records import HistoryKey
@@ -198,17 +205,7 @@ def _alone(engine: Engine, job: SegmentJob) -> Callable[[], Work]:
 
 
 def _batched(engine: Engine, size: int) -> Callable[[], Work]:
-    n, users = engine.config.segment_len, []
-    for seed in range(size):
-        rows = random_rows(engine, n, seed=seed)
-        users.append(
-            UserSlots(
-                item_row=rows.item_row,
-                type_row=rows.type_row,
-                time_ms=rows.time_ms,
-                ordinal=rows.ordinal,
-                closed=np.array([n]),
-            )
-        )
+    n = engine.config.segment_len
+    users = [random_slots(engine, n, closed=(n,), seed=seed) for seed in range(size)]
     layout, vectors = build_layout(users, engine.config), item_vectors(engine)
     return lambda: lambda: masked_pass(engine, layout, vectors)

@@ -213,7 +213,7 @@ def test_a_table_that_does_not_fit_is_refused_and_nothing_is_stored():
     with fresh() as (db, _):
         with pytest.raises(StorageError, match="do not fit"), db.transaction() as tx:
             interactions.append(tx, pa.table({"user_idx": [1]}))
-        assert interactions.hot_count(db) == 0
+        assert rotation.hot_rows(db) == 0
 
 
 @FEW
