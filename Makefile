@@ -63,9 +63,13 @@ $(VENV)/.installed-report: $(VENV)/.uv pyproject.toml constraints.txt
 	$(call install_extras,report)
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.uv pyproject.toml constraints.txt
-	$(call install_extras,dev$(COMMA)report)
+$(VENV)/.installed-live: $(VENV)/.uv pyproject.toml constraints.txt
+	$(call install_extras,live$(COMMA)report)
 	@touch $@ $(VENV)/.installed-report
+
+$(VENV)/.installed-dev: $(VENV)/.uv pyproject.toml constraints.txt
+	$(call install_extras,dev$(COMMA)live$(COMMA)report)
+	@touch $@ $(VENV)/.installed-report $(VENV)/.installed-live
 
 install: $(VENV)/.installed-report  ## create .venv with what the demo needs
 
