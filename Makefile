@@ -19,7 +19,7 @@ COMMA := ,
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: help install install-dev demo test torture check lint format layers types quality synthetic bench reference clean
+.PHONY: help install install-dev demo test broker torture check lint format layers types quality synthetic bench reference clean
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ demo: $(VENV)/.installed-report  ## replay the shipped log with the shipped mode
 
 test: $(VENV)/.installed-dev  ## run the tests on two workers, with coverage and the reason of every skip
 	@$(BIN)/pytest -n 2 -ra --cov --cov-report=term:skip-covered $(ARGS)
+
+broker: $(VENV)/.installed-live  ## start a real Kafka broker to play with (Java 17; Maven fetches it once)
+	@$(BIN)/freshet broker $(ARGS)
 
 torture: $(VENV)/.installed-report  ## kill a replay 60 times, break its disk and files, compare what is left (minutes)
 	@$(BIN)/freshet torture $(ARGS)

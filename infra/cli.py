@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "torture",
         "Kill a replay again and again, break its disk and files, compare what is left.",
     ),
+    "broker": ("broker", "Start a Kafka broker of one's own to play with."),
     "config": ("config", "Show the settings and where each value comes from."),
 }
 

@@ -5,7 +5,8 @@ InfraError
 ├── InputError       a file named on the command line can not be used
 ├── WorkerDiedError  a process that compresses died
 ├── MismatchError    database, checkpoint and settings do not fit together
-└── MissingExtraError  an optional dependency is not installed
+├── MissingExtraError  an optional dependency is not installed
+└── BrokerUnavailableError  a Kafka broker can not be started here
 """
 
 
@@ -31,3 +32,7 @@ class WorkerDiedError(InfraError):
 
 class MissingExtraError(InfraError):
     """An optional dependency is not installed."""
+
+
+class BrokerUnavailableError(InfraError):
+    """A Kafka broker can not be started here: no Java, no jars, or it ended at once."""

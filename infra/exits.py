@@ -57,7 +57,12 @@ def _table() -> list[tuple[tuple[type[BaseException], ...], ExitCode]]:
     return [
         ((KeyboardInterrupt,), ExitCode.INTERRUPTED),
         (
-            (errors.SettingsError, errors.MissingExtraError, stream_errors.ConfigError),
+            (
+                errors.SettingsError,
+                errors.MissingExtraError,
+                errors.BrokerUnavailableError,
+                stream_errors.ConfigError,
+            ),
             ExitCode.USAGE,
         ),
         ((stream_errors.LeakageError,), ExitCode.LEAKAGE),

@@ -28,15 +28,21 @@ from stream.config import (
     ServingConfig,
     StreamConfig,
 )
+from stream.kafka.config import SECRETS, KafkaConfig
 
 ENV_PREFIX = "FRESHET_"
 CONFIG_VARIABLE = "FRESHET_CONFIG"
 RESERVED_VARIABLES = frozenset({
     CONFIG_VARIABLE, "FRESHET_INTEGRATION", "FRESHET_FAULT", "FRESHET_FAULT_TRACE",
+    "FRESHET_REQUIRE", "FRESHET_BOOTSTRAP", "FRESHET_KAFKA_LIBS",
 })  # fmt: skip
 DEFAULT_FILE = Path("freshet.toml")
 
+MASK = "***"
+
 Path_ = tuple[str, ...]
+
+_SECRETS = frozenset(("kafka", name) for name in SECRETS)
 
 
 _PIPELINE = PipelineConfig()
@@ -71,6 +77,7 @@ class Settings:
     stream: StreamConfig = field(default_factory=StreamConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
     refresh: RefreshConfig = field(default_factory=RefreshConfig)
+    kafka: KafkaConfig = field(default_factory=KafkaConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainOptions = field(default_factory=TrainOptions)
 
@@ -96,9 +103,9 @@ class Loaded:
         return any(known == key or known.startswith(f"{key}.") for known in self.origins)
 
     def rows(self) -> list[tuple[str, object, str]]:
-        """Return (key, value, origin) for every setting, in the order of the sections."""
+        """Return (key, value, origin) for every setting, in the order of the sections; secrets are masked."""
         return [
-            (".".join(path), value, self._origin(path))
+            (".".join(path), MASK if path in _SECRETS and value else value, self._origin(path))
             for path, value in _leaves(asdict(self.settings))
         ]
 
@@ -156,7 +163,9 @@ def _layers(
     for name in sorted(environ):
         if name.startswith(ENV_PREFIX) and name not in RESERVED_VARIABLES:
             path = tuple(name.removeprefix(ENV_PREFIX).lower().split("__"))
-            yield path, parse_value(environ[name]), name
+            text = environ[name]
+            # A password is never read as TOML: it may look like a number.
+            yield path, text if path in _SECRETS else parse_value(text), name
     for item in overrides:
         yield tuple(item.key.split(".")), item.value, item.flag
 

@@ -12,3 +12,5 @@ settings.register_profile(
     derandomize="CI" in os.environ,
 )
 settings.load_profile("freshet")
+
+pytest_plugins = ["tests.brokers.plugin"]

@@ -128,3 +128,17 @@ def test_numbers_and_booleans_typed_as_text_keep_their_type(value):
 @pytest.mark.parametrize("text", ["1GB", "a b", "", "2011-", "[unclosed"])
 def test_what_is_not_toml_stays_text(text):
     assert parse_value(text) == text
+
+
+def test_a_password_is_text_whatever_it_looks_like_and_is_shown_nowhere():
+    found = loaded(FRESHET_KAFKA__SASL_PASSWORD="12345")
+    assert found.settings.kafka.sasl_password == "12345"
+    rows = {key: (value, origin) for key, value, origin in found.rows()}
+    assert rows["kafka.sasl_password"] == ("***", "FRESHET_KAFKA__SASL_PASSWORD")
+    assert rows["kafka.ssl_key_password"] == ("", "default")
+    assert "12345" not in repr(found.settings)
+
+
+def test_variables_of_the_test_broker_are_no_settings():
+    found = loaded(FRESHET_REQUIRE="kafka", FRESHET_BOOTSTRAP="a:1", FRESHET_KAFKA_LIBS="jars")
+    assert not found.origins
