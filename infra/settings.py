@@ -23,6 +23,7 @@ from model.errors import ConfigError
 from model.training.options import TrainOptions
 from stream.config import (
     FileConfig,
+    LiveConfig,
     PipelineConfig,
     RefreshConfig,
     ServingConfig,
@@ -71,6 +72,7 @@ class Settings:
     stream: StreamConfig = field(default_factory=StreamConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
     refresh: RefreshConfig = field(default_factory=RefreshConfig)
+    live: LiveConfig = field(default_factory=LiveConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainOptions = field(default_factory=TrainOptions)
 
