@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,7 +36,7 @@ class Hit(NamedTuple):
     """One comparison: the reason of the slate, and whether it held the next item."""
 
     reason: str
-    hit: bool
+    outcome: Literal["hit", "miss"]
 
 
 class LiveHits:
@@ -89,5 +89,5 @@ class LiveHits:
         for user, item in zip(users, items, strict=True):
             last = self._last.pop(user, None)
             if last is not None:
-                found.append(Hit(last[0], item in last[1]))
+                found.append(Hit(last[0], "hit" if item in last[1] else "miss"))
         return found
