@@ -3,7 +3,6 @@
 InfraError
 ├── SettingsError    a configuration file, variable or flag can not be used
 ├── InputError       a file named on the command line can not be used
-├── WorkerDiedError  a process that compresses died
 ├── MismatchError    database, checkpoint and settings do not fit together
 ├── MissingExtraError  an optional dependency is not installed
 └── BrokerUnavailableError  a Kafka broker can not be started here
@@ -24,10 +23,6 @@ class InputError(InfraError):
 
 class MismatchError(InfraError):
     """The database, the checkpoint and the settings do not fit together."""
-
-
-class WorkerDiedError(InfraError):
-    """A process that compresses for this one died; nothing of what it worked on was stored."""
 
 
 class MissingExtraError(InfraError):

@@ -13,7 +13,7 @@ MEANINGS: dict[int, str] = {
     7: "model: the checkpoint is damaged or does not fit the database or the settings",
     8: "leakage: the figure would cover events that the model was fitted on",
     9: "no room: the disk is full, or a quota or file size limit is reached; what was committed is kept",
-    10: "a process that compresses died; what was committed is kept",
+    10: "a process that compresses died, or could not do its work; what was committed is kept",
     70: "unexpected: a fault of freshet itself; --debug shows the traceback",
     130: "interrupted from the keyboard; what was committed is kept",
 }
@@ -67,7 +67,7 @@ def _table() -> list[tuple[tuple[type[BaseException], ...], ExitCode]]:
         ),
         ((stream_errors.LeakageError,), ExitCode.LEAKAGE),
         ((errors.MismatchError,), ExitCode.MODEL),
-        ((errors.WorkerDiedError,), ExitCode.WORKER_DIED),
+        ((stream_errors.CompressError,), ExitCode.WORKER_DIED),
         ((stream_errors.DeadShareError,), ExitCode.DEAD_LETTERS),
         ((storage_errors.LockedError,), ExitCode.LOCKED),
         ((storage_errors.DiskFullError, stream_errors.SinkFullError), ExitCode.NO_ROOM),

@@ -1,4 +1,4 @@
-"""`docs/reference.md`, written from the code it describes: commands, settings, exit codes, views.
+"""`docs/reference.md`, written from the code it describes: commands, settings, exit codes, metrics, views.
 
 `make reference` rewrites the file; a test compares it with what this module returns.
 """
@@ -21,6 +21,7 @@ from infra.exits import MEANINGS
 from infra.settings import Settings
 from storage.database import Database
 from storage.faults import POINTS
+from stream.metrics import METRICS
 
 WIDTH = 100
 PEOPLE_VIEWS = (
@@ -43,6 +44,7 @@ def reference() -> str:
         *_commands(),
         *_settings(),
         *_exit_codes(),
+        *_metrics(),
         *_fault_points(),
         *_views(),
     ]
@@ -143,6 +145,16 @@ def _exit_codes() -> Iterator[str]:
     yield "An error is one line on stderr, `freshet: error: ...`; `--debug` adds the traceback."
     rows = [f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()]
     yield "\n".join(["| code | meaning |", "|---|---|", *rows])
+
+
+def _metrics() -> Iterator[str]:
+    yield "## Metrics"
+    yield "On `/metrics` of `freshet run`; beside them stand those of the process (`process_*`)."
+    rows = (
+        f"| `{one.name}` | {one.kind} | {one.unit} | {', '.join(one.labels)} | {one.meaning} |"
+        for one in METRICS
+    )
+    yield "\n".join(["| name | type | unit | labels | meaning |", "|---|---|---|---|---|", *rows])
 
 
 def _fault_points() -> Iterator[str]:

@@ -23,6 +23,7 @@ from model.errors import ConfigError
 from model.training.options import TrainOptions
 from stream.config import (
     FileConfig,
+    LiveConfig,
     PipelineConfig,
     RefreshConfig,
     ServingConfig,
@@ -78,6 +79,7 @@ class Settings:
     serving: ServingConfig = field(default_factory=ServingConfig)
     refresh: RefreshConfig = field(default_factory=RefreshConfig)
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
+    live: LiveConfig = field(default_factory=LiveConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainOptions = field(default_factory=TrainOptions)
 

@@ -10,10 +10,15 @@ Role = Literal["history", "scores", "both", "neither"]
 FileFormat = Literal["auto", "parquet", "jsonl", "csv"]
 RecordKind = Literal["interaction", "item"]
 TimeUnit = Literal["s", "ms", "us", "ns"]
+LogFormat = Literal["auto", "json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 _MINUTE_MS = 60_000
 _DAY_MS = 86_400_000
 _NOT_NEGATIVE = ("lateness_ms", "max_ahead_ms", "max_jump_ms", "visit_gap_ms", "max_batch_records")
+_AT_LEAST_ONE = (
+    "poll_ms", "take_max", "tick_interval_s", "maintain_interval_s", "worker_deadline_s", "stall_s", "drain_s",
+)  # fmt: skip
 _BATCH_RECORDS = 10_000
 _BULK_RECORDS = 50_000
 
@@ -184,6 +189,52 @@ class RefreshConfig:
     visible_delay_s: int = 0
     batch_users: int = 256
     chain_bytes: int = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveConfig:
+    """How a running service polls, answers, refreshes, reports and stops.
+
+    Attributes:
+        poll_ms: longest wait of one poll for a first record.
+        take_max: events answered together at most ...
+        take_within_ms: ... and how long the first of them waits for others.
+        shed_above: stored events without an answer above which only each user's newest is scored;
+            0 never sheds.
+        tick_interval_s: seconds between refresh ticks of the wall clock.
+        maintain_interval_s: seconds between looks at what to rotate, merge and checkpoint.
+        worker_deadline_s: longest time the process that compresses may take for one batch of
+            segments; then it is replaced, and the next tick plans them anew.
+        stall_s: a loop without a turn for this long is reported as not alive.
+        drain_s: longest time from SIGTERM to the end.
+        http_host: address of the health pages.
+        http_port: port of /livez, /readyz, /metrics and /status; 0 serves none.
+        log_format: "json" lines, "console" for people; "auto" goes by whether stderr is a terminal.
+        log_level: least important lines that are written.
+    """
+
+    poll_ms: int = 100
+    take_max: int = 256
+    take_within_ms: int = 5
+    shed_above: int = 20_000
+    tick_interval_s: int = 60
+    maintain_interval_s: int = 60
+    worker_deadline_s: float = 60.0
+    stall_s: float = 60.0
+    drain_s: float = 20.0
+    http_host: str = "127.0.0.1"
+    http_port: int = 9464
+    log_format: LogFormat = "auto"
+    log_level: LogLevel = "info"
+
+    def __post_init__(self) -> None:
+        """Refuse values that no service can run with."""
+        for name in _AT_LEAST_ONE:
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be >= 1, not {getattr(self, name)}")
+        for name in ("take_within_ms", "shed_above", "http_port"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

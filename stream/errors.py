@@ -6,6 +6,7 @@ StreamError
 │   └── GapError           stored positions and the source no longer agree
 ├── DeadShareError         more bad records than the configured share: the run stops
 ├── PartitionMovedError    a user's events come from a second partition
+├── CompressError          due segments could not be compressed; nothing of them was stored
 ├── EvaluationError        a log or target file cannot be evaluated as asked
 │   └── LeakageError       the figures would cover events the model was fitted on
 └── SinkError              a sink did not take slates (retry_after_s says when to try again)
@@ -49,6 +50,10 @@ class DeadShareError(StreamError):
 
 class PartitionMovedError(StreamError):
     """A user's events come from a second partition: there is no order over both to build on."""
+
+
+class CompressError(StreamError):
+    """Due segments could not be compressed: what does it died, took too long or refused; none was stored."""
 
 
 class EvaluationError(StreamError):

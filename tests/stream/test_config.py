@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream.config import EventType, FileConfig, StreamConfig
+from stream.config import EventType, FileConfig, LiveConfig, StreamConfig
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,12 @@ def test_unusable_values_are_refused_by_name(raw: dict[str, Any], message: str) 
 def test_unusable_file_settings_are_refused_by_name(raw: dict[str, str]) -> None:
     with pytest.raises(msgspec.ValidationError, match=next(iter(raw))):
         msgspec.convert(raw, FileConfig)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("take_max", 0), ("worker_deadline_s", 0.0), ("drain_s", float("nan")), ("shed_above", -1)],
+)
+def test_a_service_refuses_settings_it_cannot_run_with(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        LiveConfig(**{name: value})
