@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +18,7 @@ SECURE: tuple[ListenerName, ...] = ("PLAINTEXT", "SASL_PLAINTEXT", "SSL", "MTLS"
 """All listeners; on MTLS the client shows a certificate too."""
 HOST = "127.0.0.1"
 _CONTROLLER = "CONTROLLER"
+_PORTS = range(15_000, 32_000)
 _PROTOCOLS = {"MTLS": "SSL", _CONTROLLER: "PLAINTEXT"}
 _MODULES = "org.apache.kafka.common.security"
 
@@ -44,17 +46,23 @@ class BrokerOptions:
 
 
 def free_ports(names: Sequence[str], first: int = 0) -> dict[str, int]:
-    """Return a port per name that nothing listened on a moment ago; `first` fixes that of the first."""
-    sockets = {name: socket.socket() for name in names}
-    try:
-        for position, taken in enumerate(sockets.values()):
-            if position or not first:
-                taken.bind((HOST, 0))
-        ports = {name: taken.getsockname()[1] for name, taken in sockets.items()}
-    finally:
-        for taken in sockets.values():
-            taken.close()
-    return ports | ({names[0]: first} if first else {})
+    """Return a port per name that nothing listened on a moment ago; `first` fixes that of the first.
+
+    They lie below the ports that systems give to outgoing connections, so that no client of another
+    program takes one before the broker does.
+    """
+    ports: dict[str, int] = {names[0]: first} if first else {}
+    free = filter(_is_free, random.sample(_PORTS, len(_PORTS)))
+    return ports | {name: next(free) for name in names if name not in ports}
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as taken:
+        try:
+            taken.bind((HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 def listener_ports(options: BrokerOptions) -> dict[str, int]:
