@@ -86,7 +86,7 @@ class WorkerCompressor:
             self._worker = None
             if not self._closed:
                 self._metrics.add(WORKER_REPLACED, reason=gone.reason)
-                logger.warning("worker_gone", extra={"reason": gone.reason, "segments": len(jobs)})
+                logger.info("worker_gone", extra={"reason": gone.reason, "segments": len(jobs)})
             raise CompressError(
                 f"the process that compresses {_REASONS[gone.reason]};"
                 " what was committed is kept: run the same command again, or without --worker"
