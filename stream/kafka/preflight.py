@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kafka import KafkaAdminClient
 from kafka.errors import (
+    CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
     GroupAuthorizationFailedError,
     KafkaError,
     KafkaTimeoutError,
+    NotCoordinatorError,
 )
 
 from stream.errors import (
@@ -28,12 +31,14 @@ from stream.kafka.connection import client_arguments, tls_context
 from stream.kafka.greeting import NoAnswerError, greet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from stream.kafka.config import KafkaConfig
 
+R = TypeVar("R")
+
 _UNKNOWN_TOPIC, _TOPIC_DENIED = 3, 29
-_GROUP_ATTEMPTS = 20
+_COORDINATOR_S, _COORDINATOR_POLL_S = 10.0, 0.1
 _DEFAULT_PORT = 9092
 
 
@@ -63,15 +68,26 @@ def preflight(config: KafkaConfig, access: Access) -> None:
         DeniedError: an ACL is missing; the message names operation and topic or group.
         TopicError: a topic is missing.
     """
-    with connected(config) as admin:
-        try:
-            _check_topics(admin, config, access)
-            for group in access.groups:
-                _check_group(admin, config, group)
-        except KafkaError as err:
-            raise BrokerError(
-                f"{config.bootstrap_servers}: {type(err).__name__}: {err}; look at the broker's log"
-            ) from err
+    with connected(config) as admin, explained(config):
+        _check_topics(admin, config, access)
+        for group in access.groups:
+            _check_group(admin, config, group)
+
+
+@contextmanager
+def explained(config: KafkaConfig) -> Iterator[None]:
+    """Turn what a client library raises into an error that names the broker.
+
+    Raises:
+        BrokerError: a request failed, or the connection was lost.
+    """
+    try:
+        yield
+    except KafkaError as err:
+        raise BrokerError(
+            f"{config.bootstrap_servers}: a request failed ({type(err).__name__}: {err}); look at the"
+            " broker's log, and run again"
+        ) from err
 
 
 @contextmanager
@@ -193,19 +209,31 @@ def _check_topic(topic: dict[str, Any], name: str, operation: str, config: Kafka
 
 
 def _check_group(admin: Any, config: KafkaConfig, group: str) -> None:  # noqa: ANN401
-    for attempt in range(_GROUP_ATTEMPTS):
+    try:
+        found = coordinated(
+            lambda: admin.describe_groups([group], include_authorized_operations=True)[group]
+        )
+    except GroupAuthorizationFailedError as err:
+        raise _denied(config, "READ", f"group {group}") from err
+    allowed = found["authorized_operations"]
+    if allowed is not None and "READ" not in allowed:
+        raise _denied(config, "READ", f"group {group}")
+
+
+def coordinated(call: Callable[[], R]) -> R:
+    """Return what a request about a group returns; the first one of a broker waits for its coordinator.
+
+    Raises:
+        KafkaError: the request failed, or there is no coordinator after ten seconds.
+    """
+    deadline = time.monotonic() + _COORDINATOR_S
+    while True:
         try:
-            found = admin.describe_groups([group], include_authorized_operations=True)[group]
-        except GroupAuthorizationFailedError as err:
-            raise _denied(config, "READ", f"group {group}") from err
-        except CoordinatorNotAvailableError:  # the first group of a broker: its topic is being made
-            if attempt == _GROUP_ATTEMPTS - 1:
+            return call()
+        except (CoordinatorNotAvailableError, NotCoordinatorError, CoordinatorLoadInProgressError):
+            if time.monotonic() > deadline:
                 raise
-            continue
-        allowed = found["authorized_operations"]
-        if allowed is not None and "READ" not in allowed:
-            raise _denied(config, "READ", f"group {group}")
-        return
+            time.sleep(_COORDINATOR_POLL_S)
 
 
 def _denied(config: KafkaConfig, operation: str, what: str, also: str = "") -> DeniedError:
