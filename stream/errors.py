@@ -5,7 +5,7 @@ StreamError
 ├── SourceError            a source cannot be read
 │   └── GapError           stored positions and the source no longer agree
 ├── DeadShareError         more bad records than the configured share: the run stops
-├── PartitionMovedError    a user's events come from a second partition
+├── PartitionMovedError    with several shards, a user's events come from a second partition
 ├── CompressError          due segments could not be compressed; nothing of them was stored
 ├── EvaluationError        a log or target file cannot be evaluated as asked
 │   └── LeakageError       the figures would cover events the model was fitted on
@@ -49,7 +49,7 @@ class DeadShareError(StreamError):
 
 
 class PartitionMovedError(StreamError):
-    """A user's events come from a second partition: there is no order over both to build on."""
+    """With several shards, a user's events come from a second partition: another shard may hold the rest."""
 
 
 class CompressError(StreamError):
