@@ -20,6 +20,10 @@ MEANINGS: dict[int, str] = {
     23: "Kafka: an ACL is missing",
     24: "Kafka: a topic is missing, or is not what it should be",
     25: "Kafka: a request failed, or the broker went away; what was acknowledged is kept",
+    30: "lost records: the log dropped records before they were read; --accept-data-loss goes on after them",
+    31: "stalled: the log has more records and none arrive; start again",
+    32: "taken over: a later pipeline writes this database",
+    33: "repartitioned: partitions or shards differ from those the database was built from; rebuild from the topic",
     70: "unexpected: a fault of freshet itself; --debug shows the traceback",
     130: "interrupted from the keyboard; what was committed is kept",
 }
@@ -45,6 +49,10 @@ class ExitCode(IntEnum):
     DENIED = 23
     TOPIC = 24
     BROKER = 25
+    LOST_RECORDS = 30
+    STALLED = 31
+    TAKEN_OVER = 32
+    REPARTITIONED = 33
     UNEXPECTED = 70
     INTERRUPTED = 130
 
@@ -89,7 +97,11 @@ def _table() -> list[tuple[tuple[type[BaseException], ...], ExitCode]]:
         ((stream_errors.DeadShareError,), ExitCode.DEAD_LETTERS),
         ((storage_errors.LockedError,), ExitCode.LOCKED),
         ((storage_errors.DiskFullError, stream_errors.SinkFullError), ExitCode.NO_ROOM),
+        ((storage_errors.FencedError,), ExitCode.TAKEN_OVER),
         ((storage_errors.StorageError,), ExitCode.STORAGE),
+        ((stream_errors.LostRecordsError,), ExitCode.LOST_RECORDS),
+        ((stream_errors.StalledError,), ExitCode.STALLED),
+        ((stream_errors.RepartitionedError,), ExitCode.REPARTITIONED),
         ((model_errors.TrainingError,), ExitCode.INPUT),
         ((model_errors.ModelError,), ExitCode.MODEL),
         ((errors.InputError, stream_errors.StreamError, OSError), ExitCode.INPUT),

@@ -9,6 +9,7 @@ StorageError
 |   `-- NewerSchemaError    the file was written by a newer freshet
 |-- ChecksumError           a token group's bytes are not those that were stored
 |-- PositionError           position ranges overlap or leave a gap
+|-- FencedError             a later pipeline took over this database
 |-- GroupOrderError         token groups of a user would not be contiguous from segment 0
 |-- VersionMismatchError    one model version, two different contents
 `-- IdentityError           the dictionaries of users or items have holes or repeats
@@ -105,6 +106,10 @@ class ChecksumError(StorageError):
 
 class PositionError(StorageError):
     """Ranges of log positions overlap or leave a gap."""
+
+
+class FencedError(StorageError):
+    """A later pipeline took over the database; the one that is told so must stop writing."""
 
 
 class GroupOrderError(StorageError):

@@ -18,6 +18,7 @@ POINTS: dict[str, str] = {
     "migration.recorded": "inside a schema step, recorded, before its commit",
     "migration.committed": "a schema step is committed, its checkpoint is not made",
     "migration.views": "inside the transaction that makes the views",
+    "positions.begun": "inside the transaction that says where reading a topic begins, before its commit",
     "ingest.rows": "inside the ingest transaction: interactions are there, dead letters and positions are not",
     "ingest.commit": "inside the ingest transaction, before its commit",
     "store.committed": "a batch is committed, nothing of it is scored",

@@ -20,6 +20,10 @@ _FIRST_SCORED = """
 INSERT INTO scored_positions(next_off, scored_at, topic, part)
 VALUES ($1, make_timestamp($2 * 1000), $3, $4)
 """
+_GAP = """
+INSERT INTO gaps(topic, part, first_off, next_off, accepted_at)
+VALUES ($1, $2, $3, $4, make_timestamp($5 * 1000))
+"""
 _COUNTS = ("records", "interactions", "dead", "items", "late", "duplicates", "displaced")
 
 
@@ -61,7 +65,6 @@ def append(
     ranges: Sequence[RangeRow],
     *,
     at: datetime,
-    allow_gap: bool = False,
     ends: Mapping[PartitionKey, int] | None = None,
 ) -> None:
     """Record the ranges a transaction stores; empty ones (first = next) are left out.
@@ -70,7 +73,6 @@ def append(
         tx: The transaction that also stores the rows.
         ranges: In log order per partition.
         at: Time of reading.
-        allow_gap: Accept a range that starts after the stored end (records the log no longer has).
         ends: What `next_offsets` says, from the one writer that keeps count of it; read when left out.
 
     Raises:
@@ -79,19 +81,31 @@ def append(
     ends = next_offsets(tx) if ends is None else dict(ends)
     rows = [row for row in ranges if row.first != row.next_off]
     for row in rows:
-        _check(row, ends.get((row.topic, row.part)), allow_gap=allow_gap)
+        _check(row, ends.get((row.topic, row.part)))
         ends[row.topic, row.part] = row.next_off
-    columns: dict[str, pa.Array] = {
-        "topic": pa.array([row.topic for row in rows], pa.string()),
-        "part": pa.array([row.part for row in rows], pa.int32()),
-        "first_off": pa.array([row.first for row in rows], pa.int64()),
-        "next_off": pa.array([row.next_off for row in rows], pa.int64()),
-    }
-    for name in _COUNTS:
-        columns[name] = pa.array([getattr(row, name) for row in rows], pa.int64())
-    columns["max_event_ms"] = pa.array([row.max_event_ms for row in rows], pa.int64())
-    columns["read_at_ms"] = pa.array([to_ms(at)] * len(rows), pa.int64())
-    tx.insert("position_ranges", pa.table(columns))
+    tx.insert("position_ranges", _table(rows, at))
+
+
+def begin(tx: Tx, offsets: Mapping[PartitionKey, int], at: datetime) -> None:
+    """Say where reading begins in new partitions, or goes on past records the log no longer has.
+
+    The position stands before anything is read, so a restart never asks again where to begin. What is
+    skipped in a known partition becomes a row of `gaps`, a known one that goes on where it stands stays as it is.
+
+    Raises:
+        PositionError: An offset lies before what is stored.
+    """
+    ends = next_offsets(tx)
+    moved = {key: offset for key, offset in offsets.items() if ends.get(key) != offset}
+    for (topic, part), offset in moved.items():
+        end = ends.get((topic, part))
+        if end is None:
+            set_scored(tx, {(topic, part): offset}, at)
+        elif offset < end:
+            raise PositionError(f"{topic}[{part}]: stored up to {end} already; seek to {end}")
+        else:
+            tx.execute(_GAP, [topic, part, end, offset, to_ms(at)])
+    tx.insert("position_ranges", _table([_empty(*key, off) for key, off in moved.items()], at))
 
 
 def next_offsets(reader: Reader) -> dict[PartitionKey, int]:
@@ -132,6 +146,14 @@ def scored_offsets(reader: Reader) -> dict[PartitionKey, int]:
     )
 
 
+def gaps(reader: Reader) -> pa.Table:
+    """Return the accepted losses (topic, part, first_off, next_off, accepted_at_ms), oldest first."""
+    return reader.query(
+        "SELECT topic, part, first_off, next_off, epoch_ms(accepted_at) AS accepted_at_ms FROM gaps "
+        "ORDER BY accepted_at, topic, part, first_off"
+    )
+
+
 def totals(reader: Reader) -> pa.Table:
     """Return per partition (topic, part, first_off, next_off, gaps) and the sums of the counts."""
     return reader.query(
@@ -141,7 +163,7 @@ def totals(reader: Reader) -> pa.Table:
             sum(records)::BIGINT AS records, sum(interactions)::BIGINT AS interactions,
             sum(dead)::BIGINT AS dead, sum(items)::BIGINT AS items, sum(late)::BIGINT AS late,
             sum(duplicates)::BIGINT AS duplicates, sum(displaced)::BIGINT AS displaced
-        FROM (SELECT *, lag(next_off) OVER (PARTITION BY topic, part ORDER BY first_off) AS before
+        FROM (SELECT *, lag(next_off) OVER (PARTITION BY topic, part ORDER BY first_off, next_off) AS before
               FROM position_ranges)
         GROUP BY topic, part ORDER BY topic, part
         """
@@ -159,9 +181,9 @@ def compact(tx: Tx) -> int:
             sum(duplicates)::BIGINT AS duplicates, sum(displaced)::BIGINT AS displaced,
             epoch_ms(max(max_event)) AS max_event_ms, epoch_ms(max(read_at)) AS read_at_ms
         FROM (
-            SELECT *, sum(starts::INTEGER) OVER (PARTITION BY topic, part ORDER BY first_off) AS island
+            SELECT *, sum(starts::INTEGER) OVER (PARTITION BY topic, part ORDER BY first_off, next_off) AS island
             FROM (
-                SELECT *, lag(next_off) OVER (PARTITION BY topic, part ORDER BY first_off)
+                SELECT *, lag(next_off) OVER (PARTITION BY topic, part ORDER BY first_off, next_off)
                     IS DISTINCT FROM first_off AS starts
                 FROM position_ranges))
         GROUP BY topic, part, island ORDER BY topic, part, first_off
@@ -174,7 +196,28 @@ def compact(tx: Tx) -> int:
     return before - int(joined.num_rows)
 
 
-def _check(row: RangeRow, end: int | None, *, allow_gap: bool) -> None:
+def _empty(topic: str, part: int, offset: int) -> RangeRow:
+    """A range without records: reading begins at its offset."""
+    return RangeRow(
+        topic=topic, part=part, first=offset, next_off=offset, records=0, interactions=0
+    )
+
+
+def _table(rows: Sequence[RangeRow], at: datetime) -> pa.Table:
+    columns: dict[str, pa.Array] = {
+        "topic": pa.array([row.topic for row in rows], pa.string()),
+        "part": pa.array([row.part for row in rows], pa.int32()),
+        "first_off": pa.array([row.first for row in rows], pa.int64()),
+        "next_off": pa.array([row.next_off for row in rows], pa.int64()),
+    }
+    for name in _COUNTS:
+        columns[name] = pa.array([getattr(row, name) for row in rows], pa.int64())
+    columns["max_event_ms"] = pa.array([row.max_event_ms for row in rows], pa.int64())
+    columns["read_at_ms"] = pa.array([to_ms(at)] * len(rows), pa.int64())
+    return pa.table(columns)
+
+
+def _check(row: RangeRow, end: int | None) -> None:
     where = f"{row.topic}[{row.part}] {row.first}..{row.next_off}"
     if row.first > row.next_off:
         raise PositionError(f"{where}: a range must not end before it starts")
@@ -189,7 +232,4 @@ def _check(row: RangeRow, end: int | None, *, allow_gap: bool) -> None:
         return
     if row.first < end:
         raise PositionError(f"{where}: stored up to {end} already; seek to {end}")
-    if not allow_gap:
-        raise PositionError(
-            f"{where}: records {end}..{row.first} are missing; seek to {end}, or accept the gap"
-        )
+    raise PositionError(f"{where}: records {end}..{row.first} are missing; seek to {end}")

@@ -249,6 +249,7 @@ class PipelineConfig:
         rotate_rows: interactions in the hot table that trigger a rotation into a sorted run.
         max_runs: sorted runs that trigger a merge.
         slate_log: newest slates kept in the database; 0 keeps none.
+        shards: processes that share the log's users, each with its own partitions and database.
     """
 
     stream: StreamConfig = field(default_factory=StreamConfig)
@@ -258,3 +259,4 @@ class PipelineConfig:
     rotate_rows: int = 200_000
     max_runs: int = 16
     slate_log: int = 0
+    shards: int = 1

@@ -3,9 +3,12 @@
 StreamError
 ├── ConfigError            a setting of the streaming layer cannot be used
 ├── SourceError            a source cannot be read
-│   └── GapError           stored positions and the source no longer agree
+│   ├── GapError           stored positions and the source no longer agree
+│   │   └── LostRecordsError  the log dropped records before they were read
+│   ├── StalledError       the log has more records, and none arrive
+│   └── RepartitionedError the topic's partitions, or this shard's, are not those the database was built from
 ├── DeadShareError         more bad records than the configured share: the run stops
-├── PartitionMovedError    a user's events come from a second partition
+├── PartitionMovedError    with several shards, a user's events come from a second partition
 ├── CompressError          due segments could not be compressed; nothing of them was stored
 ├── EvaluationError        a log or target file cannot be evaluated as asked
 │   └── LeakageError       the figures would cover events the model was fitted on
@@ -40,6 +43,18 @@ class GapError(SourceError):
     """Stored positions and the source disagree: records are gone or the log was replaced."""
 
 
+class LostRecordsError(GapError):
+    """The log dropped records before they were read: its retention is shorter than the stop was."""
+
+
+class StalledError(SourceError):
+    """A partition has more records than were read, and none of them arrive: only a new connection helps."""
+
+
+class RepartitionedError(SourceError):
+    """A topic has another number of partitions, or this shard another part of them, than the database knows."""
+
+
 class DeadShareError(StreamError):
     """The share of bad records passed the configured limit.
 
@@ -55,7 +70,7 @@ class DeadShareError(StreamError):
 
 
 class PartitionMovedError(StreamError):
-    """A user's events come from a second partition: there is no order over both to build on."""
+    """With several shards, a user's events come from a second partition: another shard may hold the rest."""
 
 
 class CompressError(StreamError):

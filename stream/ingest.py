@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage import dead_letters, interactions, items, journal, positions, rotation
+from storage import dead_letters, epochs, interactions, items, journal, positions, rotation
 from storage.faults import reach
 from storage.positions import RangeRow
 from storage.records import INTERACTION_SCHEMA
@@ -55,6 +55,7 @@ class IngestCounts:
     late: int = 0
     displaced: int = 0
     duplicates: int = 0
+    moved: int = 0  # interactions from another partition than their user's first
 
     def add(self, other: IngestCounts) -> None:
         """Add another batch's counts."""
@@ -75,9 +76,17 @@ class Ingest:
     """Writes batches; the only component that writes records, positions and identities."""
 
     def __init__(
-        self, db: Database, identities: Identities, config: StreamConfig, rule: SegmentRule
+        self,
+        db: Database,
+        identities: Identities,
+        config: StreamConfig,
+        rule: SegmentRule,
+        *,
+        shards: int = 1,
     ) -> None:
         self._db = db
+        self._shards = shards
+        self._epoch: int | None = None
         self._ids = identities
         self._config = config
         self._judge = Judge(config, rule)
@@ -90,6 +99,20 @@ class Ingest:
     def tell(self, listener: Callable[[pa.Table], None]) -> None:
         """Call `listener` with the rows of every batch from now on, once they are stored."""
         self._told.append(listener)
+
+    def take_over(self) -> None:
+        """Become the one that writes positions; whoever did so before gets FencedError from now on."""
+        with self._db.transaction() as tx:
+            self._epoch = epochs.take(tx)
+
+    def fence(self, tx: Tx) -> None:
+        """Let a transaction that moves positions go on only while nobody took over after us.
+
+        Raises:
+            FencedError: a later pipeline has; nothing of the transaction remains.
+        """
+        if self._epoch is not None:
+            epochs.check(tx, self._epoch)
 
     def watermarks(self) -> dict[tuple[str, int], int]:
         """Watermark per partition: newest event time less the allowed lateness, milliseconds."""
@@ -108,12 +131,15 @@ class Ingest:
 
         Raises:
             GapError: the batch starts beyond the stored position.
-            PartitionMovedError: an event comes from another partition than its user's earlier ones.
+            PartitionMovedError: with several shards, an event comes from another partition than its user's
+                earlier ones; with one shard it is counted.
+            FencedError: a later pipeline has taken over.
         """
         batch = self._fresh(batch)
         table, refused = self._judge.refuse(batch.interactions, self.max_event_ms)
         dead_rows = [*batch.dead, *refused]
         with self._db.transaction() as tx:
+            self.fence(tx)
             rows = self._rows(tx, table, now)
             interactions.append(tx, rows, first=not self.max_event_ms)
             reach("ingest.rows")
@@ -131,6 +157,7 @@ class Ingest:
         for listener in self._told:
             listener(rows)
         counts = _count(ranges)
+        counts.moved = int(self._moved(rows["user_idx"].to_numpy(), rows).sum())
         self.counts.add(counts)
         return StoredBatch(rows, batch.items, counts)
 
@@ -168,14 +195,19 @@ class Ingest:
         """The rows to append, with internal ids and verdicts."""
         ts = table["ts"]
         users = self._ids.assign_users(tx, table["user_id"], table["topic"], table["part"], ts)
-        self._refuse_moved(table, users)
+        if self._shards > 1:
+            self._refuse_moved(table, users)
         item_idx = self._ids.assign_items(tx, table["item_id"], ts)
         verdicts = self._judge.rows(tx, table, users, self.max_event_ms)
         return _appendable(table, users, item_idx, verdicts, now)
 
+    def _moved(self, users: NDArray[np.int64], table: pa.Table) -> NDArray[np.bool_]:
+        """Which rows come from another partition than their user's first."""
+        return self._ids.foreign(users, table["topic"], table["part"])
+
     def _refuse_moved(self, table: pa.Table, users: NDArray[np.int64]) -> None:
         """Raise PartitionMovedError where a user's events come from a second partition."""
-        foreign = self._ids.foreign(users, table["topic"], table["part"])
+        foreign = self._moved(users, table)
         if not foreign.any():
             return
         moved, rows = np.unique(users[foreign], return_index=True)
@@ -188,8 +220,8 @@ class Ingest:
         ]
         more = f" and {len(moved) - len(named):,} more" if len(moved) > len(named) else ""
         raise PartitionMovedError(
-            f"events of {', '.join(named)}{more} come from a second partition, so they have no one order;"
-            " key the topic by user, or put the files into one log"
+            f"events of {', '.join(named)}{more} come from a second partition, so they have no one order"
+            " and another shard may hold the rest; key the topic by user, or run one shard"
         )
 
     def _store_items(self, tx: Tx, table: pa.Table) -> None:

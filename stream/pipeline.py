@@ -103,7 +103,7 @@ class Pipeline:
         self._sink = sink
         bind(db, engine, config, clock.now())
         rule = SegmentRule(config.refresh.segment_len, config.refresh.r_min)
-        self.ingest = Ingest(db, identities, config.stream, rule)
+        self.ingest = Ingest(db, identities, config.stream, rule, shards=config.shards)
         self.shared = Shared(db, identities, engine)
         self.scorer = self._build_scorer()
         self._refresher = self._build_refresher(compressor)
@@ -151,6 +151,7 @@ class Pipeline:
 
     def resume(self) -> None:
         """Continue where the database stands: position the source, answer stored but unanswered events."""
+        self.ingest.take_over()
         if self._source is not None:
             known = set(self._source.partitions())
             self._source.seek({
@@ -239,6 +240,7 @@ class Pipeline:
             self._timed("sink", lambda: sink.write(slates))
             reach("sink.written")
         with self.db.transaction() as tx:
+            self.ingest.fence(tx)
             positions.set_scored(tx, ends, self._clock.now())
             log_slates(tx, slates, self.identities, keep=self.config.slate_log)
             reach("scored.commit")

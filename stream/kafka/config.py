@@ -42,6 +42,8 @@ class KafkaConfig:
         connect_timeout_s: how long a first connection may take.
         request_timeout_ms: how long one request may take.
         delivery_timeout_ms: how long a message may take to be acknowledged, repeats included.
+        stall_s: a partition with readable records that gave none for so long ends the process; 0 never does.
+        outage_limit_s: so long the broker may be gone before reading ends the process; 0 waits without a bound.
     """
 
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -66,6 +68,8 @@ class KafkaConfig:
     connect_timeout_s: float = 10.0
     request_timeout_ms: int = 30_000
     delivery_timeout_ms: int = 60_000
+    stall_s: float = 60.0
+    outage_limit_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what no client can use; no message repeats a secret."""

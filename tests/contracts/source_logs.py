@@ -32,10 +32,13 @@ class Case:
         open: a fresh source at the beginning of the log.
         log: per partition what each offset holds: the event_id of an interaction, "dead" for a bad
             record, None for a blank one.
+        one_order: whether partitions are delivered in one order, however they are polled. A broker
+            promises an order within each partition only.
     """
 
     open: Callable[[], Source]
     log: dict[Partition, list[str | None]]
+    one_order: bool = True
 
 
 def make_records(

@@ -10,6 +10,7 @@ import pytest
 
 from storage import faults, journal, positions
 from storage.database import Database, Tx
+from storage.errors import FencedError
 from storage.identities import Identities
 from storage.items import all_items
 from stream.config import FileConfig, StreamConfig
@@ -31,8 +32,8 @@ def db(tmp_path: Path) -> Iterator[Database]:
         yield opened
 
 
-def ingest_of(db: Database, config: StreamConfig = CONFIG) -> Ingest:
-    return Ingest(db, Identities.load(db), config, SegmentRule(4, 4))
+def ingest_of(db: Database, config: StreamConfig = CONFIG, *, shards: int = 1) -> Ingest:
+    return Ingest(db, Identities.load(db), config, SegmentRule(4, 4), shards=shards)
 
 
 def batch_of(*records: Event | bytes, part: int = 0, first: int = 0) -> EventBatch:
@@ -137,8 +138,10 @@ def test_watermarks_move_forward_only_and_outlive_the_process(db: Database) -> N
     assert ingest_of(db, config).watermarks() == {(TOPIC, 0): START_MS + 40}
 
 
-def test_a_user_in_a_second_partition_stops_before_anything_is_stored(db: Database) -> None:
-    ingest = ingest_of(db)
+def test_with_several_shards_a_user_in_a_second_partition_stops_before_anything_is_stored(
+    db: Database,
+) -> None:
+    ingest = ingest_of(db, shards=2)
     users = [f"u{n}" for n in range(5)]
     ingest.store(batch_of(*(event(user, "i", START_MS) for user in users)), now=NOW)
     events = [event(user, "new", START_MS + 1) for user in ("v", *reversed(users), "u4")]
@@ -147,7 +150,7 @@ def test_a_user_in_a_second_partition_stops_before_anything_is_stored(db: Databa
     message = str(caught.value)
     assert "'u4' (log[0], now log[1]), 'u3' (log[0], now log[1]), 'u2' " in message
     assert "and 2 more come from a second partition" in message
-    assert "key the topic by user, or put the files into one log" in message
+    assert "key the topic by user, or run one shard" in message
     assert "\n" not in message
     assert stored(db) == [0, 1, 2, 3, 4]
     assert all_items(db)["item_id"].to_pylist() == ["i"]
@@ -161,8 +164,34 @@ def test_a_user_in_two_partitions_of_one_batch_is_noticed(db: Database) -> None:
     for part in (0, 1):
         source.append(Partition(TOPIC, part), encode(event("u", "i", START_MS + part)))
     with pytest.raises(PartitionMovedError, match=r"'u' \(log\[0\], now log\[1\]\) come"):
-        ingest_of(db).store(source.poll(10), now=NOW)
+        ingest_of(db, shards=2).store(source.poll(10), now=NOW)
     assert stored(db) == []
+
+
+def test_with_one_shard_a_user_in_a_second_partition_is_stored_and_counted(db: Database) -> None:
+    ingest = ingest_of(db)
+    first = ingest.store(batch_of(event("u", "i", START_MS), event("v", "i", START_MS)), now=NOW)
+    events = [event("u", "j", START_MS + 1), event("w", "j", START_MS + 1)]
+    second = ingest.store(batch_of(*events, part=1), now=NOW)
+    assert (first.counts.moved, second.counts.moved, ingest.counts.moved) == (0, 1, 1)
+    homes = db.query("SELECT user_id, part FROM users ORDER BY user_idx").to_pylist()
+    assert [(row["user_id"], row["part"]) for row in homes] == [("u", 0), ("v", 0), ("w", 1)]
+    assert stored(db) == [0, 1, 0, 1]
+
+
+def test_an_ingest_that_was_taken_over_stores_nothing_more(db: Database) -> None:
+    """Both know the database's epoch; the second one's start ends the first one's."""
+    first = ingest_of(db)
+    first.take_over()
+    first.store(batch_of(event("u", "i", START_MS)), now=NOW)
+    second = ingest_of(db)
+    second.take_over()
+    with pytest.raises(FencedError, match=r"epoch 1 ended when a later pipeline took epoch 2"):
+        first.store(batch_of(event("new", "j", START_MS), first=1), now=NOW)
+    assert stored(db) == [0]
+    assert db.query("SELECT user_id FROM users")["user_id"].to_pylist() == ["u"]
+    second.store(batch_of(event("v", "j", START_MS), first=1), now=NOW)
+    assert stored(db) == [0, 1]
 
 
 def test_item_records_fill_in_what_they_say(db: Database) -> None:

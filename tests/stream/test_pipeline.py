@@ -10,9 +10,13 @@ import pytest
 
 from storage import journal, models, positions
 from storage.counters import counter_ref_ms
+from storage.errors import FencedError
+from storage.identities import Identities
+from stream.clock import ManualClock
 from stream.config import EventType
 from stream.errors import ConfigError, DeadShareError
 from stream.events import Partition
+from stream.pipeline import Pipeline
 from stream.sinks.jsonl import JsonlSink, read_slates
 from stream.sinks.memory import MemorySink
 from stream.slates import recommendation_id, request_id
@@ -20,6 +24,7 @@ from stream.sources.memory import MemorySource
 from tests.stream.support import (
     DAY_MS,
     HOUR_MS,
+    NOW,
     START_MS,
     TOPIC,
     encode,
@@ -256,3 +261,33 @@ def test_counters_have_their_reference_time_when_items_were_stored_first(tmp_pat
         assert counter_ref_ms(pipeline.db) is None
         pipeline.run()
         assert counter_ref_ms(pipeline.db) == LOG[0]["ts"] // DAY_MS * DAY_MS
+
+
+def test_a_pipeline_that_was_taken_over_can_move_no_position(tmp_path: Path) -> None:
+    """Two pipelines of one process, on one open database: the one that started last owns it."""
+    config = pipeline_config(ENGINE, max_batch_records=10)
+    sinks = [MemorySink(), MemorySink()]
+    with opened(
+        tmp_path / "a.db", ENGINE, config, source=memory_source(LOG), sink=sinks[0]
+    ) as first:
+        first.run(max_records=10)
+        second = Pipeline(
+            db=first.db,
+            identities=Identities.load(first.db),
+            engine=ENGINE,
+            config=config,
+            clock=ManualClock(NOW),
+            source=memory_source(LOG),
+            sink=sinks[1],
+        )
+        second.run(max_records=10)
+        before = positions.next_offsets(first.db), positions.scored_offsets(first.db)
+        ends = {(TOPIC, 0): 20}
+        assert before == (ends, ends)
+        stale = first.ingest.next_offsets
+        with pytest.raises(FencedError, match="a later pipeline took epoch 2"):
+            first.process(memory_source(LOG).poll(20))
+        assert first.ingest.next_offsets == stale == {(TOPIC, 0): 10}
+        assert (positions.next_offsets(first.db), positions.scored_offsets(first.db)) == before
+        second.run()
+        assert len(outcome(second, []).rows) == len(LOG)
