@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from model.engine import Rows
-from stream.counters import terms
 from stream.facts import sparse_features
 from stream.loading import LoadRequest, StateLoader
 from stream.readings import Readings, state_columns
+from stream.state import close_visits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -225,14 +225,7 @@ class Advance:
                 int(order.h_ts[piece.lo]), order.session(piece.lo), self._gap_ms
             )
         ]
-        ts = [ts for state in closing for ts in state.visit.ts_ms]
-        weights = [weight for state in closing for weight in state.visit.weights]
-        found = terms(np.array(ts, np.int64), np.array(weights), ref_ms)
-        start = 0
-        for state in closing:
-            stop = start + len(state.visit.items)
-            state.close_visit(found[start:stop])
-            start = stop
+        close_visits(closing, ref_ms)
 
     def _heads(self, order: _Order, runs: Sequence[_Run]) -> list[Readings]:
         """Rows that do not simply continue: reload the state with them, or read it without a new row."""
