@@ -53,48 +53,59 @@ def sparse_features(
         visible: how many of the visit's distinct items the row has seen, at least one if there are any, [R].
         ref_ms: reference time of the counters.
     """
-    n_rows = np.bincount(which, minlength=len(facts)).tolist()
+    n_rows = np.bincount(which, minlength=len(facts))
     widths = [len(fact.items) + len(fact.last_visit) + len(fact.visit) for fact in facts]
     row_ptr = np.concatenate([np.zeros(1, np.int64), np.repeat(widths, n_rows).cumsum()])
     item = np.empty(row_ptr[-1], np.int64)
     x = np.zeros((row_ptr[-1], len(FEATURES)), np.float32)
     decay = np.exp(-(at_ms[:, None] - ref_ms) / TAU_MS)
+    moved = np.concatenate([np.zeros(1, np.int64), (at_ms[1:] != at_ms[:-1]).cumsum()])
     lo = start = 0
-    for fact, rows, width in zip(facts, n_rows, widths, strict=True):
+    for fact, rows, width in zip(facts, n_rows.tolist(), widths, strict=True):
         hi, stop = lo + rows, start + rows * width
         if stop > start:
+            times = lo + 1 if moved[lo] == moved[hi - 1] else hi  # rows of one time share the work
             into = item[start:stop].reshape(rows, width), x[start:stop].reshape(rows, width, -1)
-            one_time = (at_ms[lo:hi] == at_ms[lo]).all()
-            _fill(fact, decay[lo : lo + 1 if one_time else hi], visible[lo:hi], *into)
+            _fill(fact, decay[lo:times], *into)
         lo, start = hi, stop
+    _hide(facts, which, visible, row_ptr, item, x)
     return SparseFeatures(row_ptr, item, x)
 
 
-def _fill(
-    fact: Facts,
-    decay: NDArray[np.float64],
-    visible: Ints,
-    item: Ints,
-    x: NDArray[np.float32],
-) -> None:
+def _fill(fact: Facts, decay: NDArray[np.float64], item: Ints, x: NDArray[np.float32]) -> None:
     """Write items [r, w] and features [r, w, F] of one user's rows; `decay` is [r, 4], or [1, 4] for rows of one time."""
     counted = len(fact.items)
     before = counted + len(fact.last_visit)
-    item[:, :counted], item[:, counted:before], item[:, before:] = (
-        fact.items,
-        fact.last_visit,
-        fact.visit,
-    )
+    item[:] = np.concatenate((fact.items, fact.last_visit, fact.visit))
     if counted:
         sums = np.ascontiguousarray(fact.sums.T)  # so that loops run over the items
         decayed = (sums[1:] * decay[:, :, None]).transpose(0, 2, 1)
         counter_features(sums[0], decayed, x[:, :counted, : len(COUNTER_FEATURES)])
-    x[:, counted:before, _IN_LAST_VISIT] = 1.0
+        x[:, counted:before, _IN_LAST_VISIT] = 1.0
     x[:, before:, _IN_VISIT] = 1.0
-    if len(fact.visit) > visible.min():
-        unseen = np.arange(len(fact.visit)) >= visible[:, None]
-        item[:, before:][unseen] = fact.visit[0]
-        x[:, before:, _IN_VISIT][unseen] = 0.0
+
+
+def _hide(
+    facts: Sequence[Facts],
+    which: Ints,
+    visible: Ints,
+    row_ptr: Ints,
+    item: Ints,
+    x: NDArray[np.float32],
+) -> None:
+    """Put the visit's first item without features in the place of those that a row has not seen."""
+    unseen = np.array([len(fact.visit) for fact in facts], np.int64)[which] - visible
+    rows = np.repeat(np.arange(len(which)), unseen)
+    places = row_ptr[1:][rows] - 1 - steps(unseen)
+    first = np.array([fact.visit[0] if len(fact.visit) else 0 for fact in facts], np.int64)
+    item[places] = first[which[rows]]
+    x[places, _IN_VISIT] = 0.0
+
+
+def steps(sizes: Ints) -> Ints:
+    """0, 1, .. up to each size, end to end."""
+    ends = sizes.cumsum()
+    return np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
 
 
 def narrowed(features: SparseFeatures, width: int) -> SparseFeatures:
