@@ -74,23 +74,28 @@ class SparseFeatures:
 
 
 def counter_features(
-    count: NDArray[np.float64], decayed: NDArray[np.float64]
+    count: NDArray[np.float64],
+    decayed: NDArray[np.float64],
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Transform counters of (user, item) pairs into features.
 
     Args:
         count: [n], summed event weights.
-        decayed: [n, len(DECAY_DAYS)], summed weights times exp(-age / tau) at the row's time.
+        decayed: [..., n, len(DECAY_DAYS)], summed weights times exp(-age / tau) at the time of each row.
+        out: where to write, [..., n, len(COUNTER_FEATURES)] with any leading shape that both fit.
 
     Returns:
-        float32 [n, len(COUNTER_FEATURES)]: bought (1 if the count is above 0), log(1 + count),
+        float32 [..., n, len(COUNTER_FEATURES)]: bought (1 if the count is above 0), log(1 + count),
         log(1 + decayed count) per time constant. Rounding below zero counts as zero.
     """
     positive = np.maximum(np.asarray(count, np.float64), 0.0)
-    out = np.empty((positive.shape[0], len(COUNTER_FEATURES)), np.float32)
-    out[:, 0] = positive > 0.0
-    out[:, 1] = np.log1p(positive)
-    out[:, 2:] = np.log1p(np.maximum(np.asarray(decayed, np.float64), 0.0))
+    if out is None:
+        out = np.empty((*np.shape(decayed)[:-1], len(COUNTER_FEATURES)), np.float32)
+    out[..., 0] = positive > 0.0
+    out[..., 1] = np.log1p(positive)
+    logs = np.maximum(np.asarray(decayed, np.float64), 0.0)
+    out[..., 2:] = np.log1p(logs, out=logs)
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from model.engine import Rows
-from stream.counters import terms
-from stream.facts import sparse_features
+from stream.facts import sparse_features, steps
 from stream.loading import LoadRequest, StateLoader
-from stream.readings import Readings, state_columns
+from stream.readings import Readings, state_columns, state_values
+from stream.state import close_visits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,8 +38,8 @@ ReadOutChoice: TypeAlias = Literal["visit", "line", "auto"]
 class _Order:
     """Rows of a chunk by user, in log order per user, [n] per array; `row` is the place in the batch.
 
-    `same_visit` rows belong to the visit of their user's row before; `stop` is where the stretch of rows ends that, from a
-    row on, simply continue one another; `taken` are items, times and weights as a visit takes them.
+    `visit_starts` are rows that do not belong to the visit of the row before; `stop` is where the stretch of rows ends that,
+    from a row on, simply continue one another; `taken` are items, times and weights as a visit takes them.
     """
 
     rows: StoredRows
@@ -49,7 +50,7 @@ class _Order:
     taken: tuple[list[int], list[int], list[float]]
     starts: Ints
     in_history: NDArray[np.bool_]
-    same_visit: NDArray[np.bool_]
+    visit_starts: list[int]
     stop: Ints
 
     @classmethod
@@ -73,7 +74,7 @@ class _Order:
             (rows.item_idx[row].tolist(), rows.ts_ms[row].tolist(), rows.weight[row].tolist()),
             np.flatnonzero(new_user),
             in_history,
-            same_visit,
+            np.flatnonzero(~same_visit).tolist(),
             stops,
         )
 
@@ -162,7 +163,7 @@ class Advance:
                 rounds += [[] for _ in range(turn + 1 - len(rounds))]
                 rounds[turn].append(piece)
             place += n
-        readings = [self._round(order, pieces, vectors) for pieces in rounds]
+        reading = self._read(order, rounds, vectors)
         place = 0
         for run, n in picked:
             place += n
@@ -170,7 +171,7 @@ class Advance:
             run.state.last_key = order.key(run.at - 1)
             run.state.hidden = vectors[place - 1].copy()  # not a view that keeps the batch's rows
             self._cache.put(run.state)
-        return [reading for reading in readings if len(reading)]
+        return [reading] if len(reading) else []
 
     def _shorten(self, states: Sequence[UserState]) -> None:
         """Leave the oldest segment's worth out of full recent windows, at once and never row by row."""
@@ -187,22 +188,29 @@ class Advance:
             state.hidden = hidden[-1].float().numpy().copy()
             self._cache.put(state)
 
-    def _round(
-        self, order: _Order, pieces: Sequence[_Piece], vectors: NDArray[np.float32]
+    def _read(
+        self, order: _Order, rounds: Sequence[Sequence[_Piece]], vectors: NDArray[np.float32]
     ) -> Readings:
-        """Take one stretch of one visit per user, and read its scored rows."""
+        """Take the stretches of visits, at most one per user and round, and read their scored rows."""
         ref_ms = self._loader.ref_ms()
-        self._close_visits(order, pieces, ref_ms)
-        before = state_columns([piece.state for piece in pieces])
-        visible = np.array([n for piece in pieces for n in _take(order, piece)], np.int64)
-        facts = [piece.state.line_facts() for piece in pieces]
+        pieces = [piece for some in rounds for piece in some]
+        before: list[tuple[int, ...]] = []
+        facts: list[Facts] = []
+        counts: list[int] = []
+        for some in rounds:
+            close_visits([piece.state for piece in some if self._closes(order, piece)], ref_ms)
+            for piece in some:
+                before.append(state_values(piece.state))
+                counts += _take(order, piece)
+                facts.append(piece.state.line_facts())
         sizes = np.array([piece.hi - piece.lo for piece in pieces])
-        which = np.repeat(np.arange(len(pieces)), sizes)
-        step = np.arange(len(which)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        which, step = np.repeat(np.arange(len(pieces)), sizes), steps(sizes)
         i = np.array([piece.lo for piece in pieces])[which] + step
-        wanted = np.flatnonzero(order.rows.scores[order.row[i]])
-        which, step, i = which[wanted], step[wanted], i[wanted]
-        columns = {name: column[which] for name, column in before.items()}
+        visible = np.array(counts)
+        scored = order.rows.scores[order.row[i]]
+        if not scored.all():
+            which, step, i, visible = which[scored], step[scored], i[scored], visible[scored]
+        columns = {name: column[which] for name, column in state_columns(before).items()}
         columns["recents"] += step + 1
         columns["n_history"] += step + 1
         at_ms = order.h_ts[i]
@@ -211,28 +219,16 @@ class Advance:
             row=order.row[i],
             at_ms=at_ms,
             hidden=vectors[np.array([piece.hidden for piece in pieces])[which] + step],
-            features=sparse_features(facts, which, at_ms, visible[wanted], ref_ms),
+            features=sparse_features(facts, which, at_ms, visible, ref_ms),
             **columns,
         )
 
-    def _close_visits(self, order: _Order, pieces: Sequence[_Piece], ref_ms: int) -> None:
-        """Count the visits that the pieces do not continue, all at once."""
-        closing = [
-            piece.state
-            for piece in pieces
-            if piece.state.visit.items
-            and not piece.state.visit.continues(
-                int(order.h_ts[piece.lo]), order.session(piece.lo), self._gap_ms
-            )
-        ]
-        ts = [ts for state in closing for ts in state.visit.ts_ms]
-        weights = [weight for state in closing for weight in state.visit.weights]
-        found = terms(np.array(ts, np.int64), np.array(weights), ref_ms)
-        start = 0
-        for state in closing:
-            stop = start + len(state.visit.items)
-            state.close_visit(found[start:stop])
-            start = stop
+    def _closes(self, order: _Order, piece: _Piece) -> bool:
+        """Whether a piece starts another visit than its user is in."""
+        visit = piece.state.visit
+        return bool(visit.items) and not visit.continues(
+            int(order.h_ts[piece.lo]), order.session(piece.lo), self._gap_ms
+        )
 
     def _heads(self, order: _Order, runs: Sequence[_Run]) -> list[Readings]:
         """Rows that do not simply continue: reload the state with them, or read it without a new row."""
@@ -296,7 +292,7 @@ class Advance:
         visible = np.array([len(fact.visit) for fact in facts], np.int64)
         which = np.arange(len(facts))
         features = sparse_features(facts, which, at_ms, visible, self._loader.ref_ms())
-        columns = state_columns(states)
+        columns = state_columns([state_values(state) for state in states])
         return Readings(
             kind=kind, row=row, at_ms=at_ms, hidden=hidden, features=features, **columns
         )
@@ -317,10 +313,9 @@ def _model_rows(order: _Order, item_rows: Ints, run: _Run, n: int) -> Rows:
 def _pieces(order: _Order, run: _Run, n: int, hidden: int) -> list[_Piece]:
     """The rows of a run cut where a new visit starts."""
     stop = run.at + n
-    if n == 1:
-        return [_Piece(run.state, run.at, stop, hidden)]
-    inner = np.flatnonzero(~order.same_visit[run.at + 1 : stop]) + run.at + 1
-    edges = [run.at, *inner.tolist(), stop]
+    starts = order.visit_starts
+    inner = starts[bisect_right(starts, run.at) : bisect_left(starts, stop)]
+    edges = [run.at, *inner, stop]
     return [_Piece(run.state, lo, hi, hidden + lo - run.at) for lo, hi in pairwise(edges)]
 
 

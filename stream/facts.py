@@ -41,39 +41,71 @@ class Facts:
 def sparse_features(
     facts: Sequence[Facts], which: Ints, at_ms: Ints, visible: Ints, ref_ms: int
 ) -> SparseFeatures:
-    """Features of R rows, computed together.
+    """Features of R rows, user by user; a user's counters are read once for all of his rows.
 
-    Rows of one user and one time that lie side by side share the work on their counters.
+    The rows of a user are equally long: where one has not seen the whole visit, the visit's first item stands in with
+    features of 0.
 
     Args:
         facts: of the users that the rows belong to.
-        which: place in `facts` per row, [R].
+        which: place in `facts` per row, ascending, [R].
         at_ms: time per row, [R].
-        visible: how many of the visit's distinct items the row has seen, [R].
+        visible: how many of the visit's distinct items the row has seen, at least one if there are any, [R].
         ref_ms: reference time of the counters.
     """
-    counted = _Joined.of([fact.items for fact in facts])
-    last, visit = (
-        _Joined.of([getattr(fact, name) for fact in facts]) for name in ("last_visit", "visit")
-    )
-    shared, rows_of = _shared(which, at_ms)
-    x, lengths = _counter_rows(facts, counted, which[shared], at_ms[shared], ref_ms)
-    sizes = [lengths[rows_of], last.lengths[which], visible]
-    row_ptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(sum(sizes))])
+    n_rows = np.bincount(which, minlength=len(facts))
+    widths = [len(fact.items) + len(fact.last_visit) + len(fact.visit) for fact in facts]
+    row_ptr = np.concatenate([np.zeros(1, np.int64), np.repeat(widths, n_rows).cumsum()])
     item = np.empty(row_ptr[-1], np.int64)
-    out = np.zeros((row_ptr[-1], len(FEATURES)), np.float32)
-    starts = np.cumsum(lengths) - lengths
-    place = _ragged(row_ptr[:-1], sizes[0])
-    alone = len(shared) == len(which)
-    out[place, : len(COUNTER_FEATURES)] = x if alone else x[_ragged(starts[rows_of], sizes[0])]
-    item[place] = counted.taken(which)
-    begin = row_ptr[:-1] + sizes[0]
-    for part, size, feature in ((last, sizes[1], _IN_LAST_VISIT), (visit, sizes[2], _IN_VISIT)):
-        place = _ragged(begin, size)
-        item[place] = part.values[_ragged(part.starts[which], size)]
-        out[place, feature] = 1.0
-        begin = begin + size
-    return SparseFeatures(row_ptr, item, out)
+    x = np.zeros((row_ptr[-1], len(FEATURES)), np.float32)
+    decay = np.exp(-(at_ms[:, None] - ref_ms) / TAU_MS)
+    moved = np.concatenate([np.zeros(1, np.int64), (at_ms[1:] != at_ms[:-1]).cumsum()])
+    lo = start = 0
+    for fact, rows, width in zip(facts, n_rows.tolist(), widths, strict=True):
+        hi, stop = lo + rows, start + rows * width
+        if stop > start:
+            times = lo + 1 if moved[lo] == moved[hi - 1] else hi  # rows of one time share the work
+            into = item[start:stop].reshape(rows, width), x[start:stop].reshape(rows, width, -1)
+            _fill(fact, decay[lo:times], *into)
+        lo, start = hi, stop
+    _hide(facts, which, visible, row_ptr, item, x)
+    return SparseFeatures(row_ptr, item, x)
+
+
+def _fill(fact: Facts, decay: NDArray[np.float64], item: Ints, x: NDArray[np.float32]) -> None:
+    """Write items [r, w] and features [r, w, F] of one user's rows; `decay` is [r, 4], or [1, 4] for rows of one time."""
+    counted = len(fact.items)
+    before = counted + len(fact.last_visit)
+    item[:] = np.concatenate((fact.items, fact.last_visit, fact.visit))
+    if counted:
+        sums = np.ascontiguousarray(fact.sums.T)  # so that loops run over the items
+        decayed = (sums[1:] * decay[:, :, None]).transpose(0, 2, 1)
+        counter_features(sums[0], decayed, x[:, :counted, : len(COUNTER_FEATURES)])
+        x[:, counted:before, _IN_LAST_VISIT] = 1.0
+    x[:, before:, _IN_VISIT] = 1.0
+
+
+def _hide(
+    facts: Sequence[Facts],
+    which: Ints,
+    visible: Ints,
+    row_ptr: Ints,
+    item: Ints,
+    x: NDArray[np.float32],
+) -> None:
+    """Put the visit's first item without features in the place of those that a row has not seen."""
+    unseen = np.array([len(fact.visit) for fact in facts], np.int64)[which] - visible
+    rows = np.repeat(np.arange(len(which)), unseen)
+    places = row_ptr[1:][rows] - 1 - steps(unseen)
+    first = np.array([fact.visit[0] if len(fact.visit) else 0 for fact in facts], np.int64)
+    item[places] = first[which[rows]]
+    x[places, _IN_VISIT] = 0.0
+
+
+def steps(sizes: Ints) -> Ints:
+    """0, 1, .. up to each size, end to end."""
+    ends = sizes.cumsum()
+    return np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
 
 
 def narrowed(features: SparseFeatures, width: int) -> SparseFeatures:
@@ -83,56 +115,3 @@ def narrowed(features: SparseFeatures, width: int) -> SparseFeatures:
         return features
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
     return SparseFeatures(before[features.row_ptr], features.item[kept], features.x[kept])
-
-
-@dataclass(frozen=True, slots=True)
-class _Joined:
-    """Arrays of several users end to end."""
-
-    values: Ints
-    starts: Ints
-    lengths: Ints
-
-    @classmethod
-    def of(cls, parts: Sequence[Ints]) -> _Joined:
-        lengths = np.array([len(part) for part in parts], np.int64)
-        values = np.concatenate(parts) if parts else np.empty(0, np.int64)
-        return cls(values, np.cumsum(lengths) - lengths, lengths)
-
-    def each_once(self, which: Ints) -> bool:
-        """Whether `which` names every user once, in order: then nothing needs to be gathered."""
-        return np.array_equal(which, np.arange(len(self.lengths)))
-
-    def taken(self, which: Ints) -> Ints:
-        """The arrays of some users end to end."""
-        if self.each_once(which):
-            return self.values
-        return self.values[_ragged(self.starts[which], self.lengths[which])]
-
-
-def _shared(which: Ints, at_ms: Ints) -> tuple[Ints, Ints]:
-    """Rows that start a stretch of one user at one time, and each row's stretch."""
-    new = np.ones(len(which), dtype=bool)
-    new[1:] = (which[1:] != which[:-1]) | (at_ms[1:] != at_ms[:-1])
-    return np.flatnonzero(new), np.cumsum(new) - 1
-
-
-def _counter_rows(
-    facts: Sequence[Facts], counted: _Joined, which: Ints, at_ms: Ints, ref_ms: int
-) -> tuple[NDArray[np.float32], Ints]:
-    """Counter features of stretches end to end, and the length of each."""
-    lengths = counted.lengths[which]
-    if not facts:
-        return np.zeros((0, len(COUNTER_FEATURES)), np.float32), lengths
-    sums = np.concatenate([fact.sums for fact in facts])
-    if not counted.each_once(which):
-        sums = sums[_ragged(counted.starts[which], lengths)]
-    decay = np.exp(-(at_ms[:, None] - ref_ms) / TAU_MS)
-    return counter_features(sums[:, 0], sums[:, 1:] * np.repeat(decay, lengths, axis=0)), lengths
-
-
-def _ragged(starts: Ints, lengths: Ints) -> Ints:
-    """Indexes of stretches `starts[i] .. starts[i] + lengths[i]`, end to end."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(total)

@@ -105,6 +105,7 @@ class Pipeline:
         rule = SegmentRule(config.refresh.segment_len, config.refresh.r_min)
         self.ingest = Ingest(db, identities, config.stream, rule, shards=config.shards)
         self.shared = Shared(db, identities, engine)
+        self.ingest.tell(self.shared.popularity.passed)
         self.scorer = self._build_scorer()
         self._refresher = self._build_refresher(compressor)
         self._ticks = Ticks(

@@ -32,13 +32,10 @@ def top_items(
     if not scores.size:
         return [() for _ in range(len(scores))]
     rows, columns, values = best(scores, k)
-    ids = [item_ids[column] for column in columns.tolist()]
-    items = [
-        ScoredItem(item_id=item, score=value)
-        for item, value in zip(ids, values.tolist(), strict=True)
-    ]
+    names = map(item_ids.__getitem__, columns.tolist())
+    items = tuple(map(ScoredItem, names, values.tolist()))
     ends = np.searchsorted(rows, np.arange(len(scores) + 1)).tolist()
-    return [tuple(items[lo:hi]) for lo, hi in pairwise(ends)]
+    return [items[lo:hi] for lo, hi in pairwise(ends)]
 
 
 def best(

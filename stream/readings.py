@@ -114,19 +114,23 @@ def _join(kind: Kind, parts: Sequence[Readings]) -> Readings:
     return Readings(kind=kind, hidden=hidden, features=features, **columns)
 
 
-def state_columns(states: Sequence[UserState]) -> dict[str, Ints]:
-    """What readings say of their states, [R] per column."""
-    values = [
-        (
-            state.user_idx,
-            state.groups,
-            NEVER if state.covered_through_ms is None else state.covered_through_ms,
-            state.recents,
-            state.left_out,
-            state.n_history,
-        )
-        for state in states
-    ]
-    names = ("user_idx", "groups", "covered_ms", "recents", "left_out", "n_history")
-    columns = np.array(values, np.int64).reshape(-1, len(names)).T
-    return dict(zip(names, columns, strict=True))
+_STATE_COLUMNS = ("user_idx", "groups", "covered_ms", "recents", "left_out", "n_history")
+
+
+def state_values(state: UserState) -> tuple[int, ...]:
+    """What readings say of a state as it stands, in the order of `state_columns`."""
+    covered = NEVER if state.covered_through_ms is None else state.covered_through_ms
+    return (
+        state.user_idx,
+        state.groups,
+        covered,
+        state.recents,
+        state.left_out,
+        state.n_history,
+    )
+
+
+def state_columns(values: Sequence[tuple[int, ...]]) -> dict[str, Ints]:
+    """The values of R states as columns, [R] each."""
+    columns = np.array(values, np.int64).reshape(-1, len(_STATE_COLUMNS)).T
+    return dict(zip(_STATE_COLUMNS, columns, strict=True))

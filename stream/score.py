@@ -13,7 +13,7 @@ from stream.facts import narrowed
 from stream.loading import LoadRequest, StateLoader, StateMode, token_block
 from stream.rank import top_items
 from stream.readings import joined, reason
-from stream.slates import Slate, recommendation_id, request_id
+from stream.slates import Slate, recommendation_ids, request_id
 from stream.stored import StoredRows
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stream.config import ServingConfig
     from stream.readings import Readings
     from stream.shared import Shared
-    from stream.slates import Coverage, ScoredItem
+    from stream.slates import Cause, Coverage, ScoredItem
     from stream.state import UserState
 
 _CHUNK_ROWS = 1_024
@@ -227,25 +227,31 @@ class Scorer:
         readings: Readings,
         rows: StoredRows | None,
         items: Sequence[tuple[ScoredItem, ...]],
-    ) -> Iterator[Slate]:
-        causes = [None] * len(readings) if rows is None else rows.causes(readings.row)
+    ) -> list[Slate]:
+        users, times = readings.user_idx.tolist(), readings.at_ms.tolist()
+        names = {user: self._ids.user_id(user) if user >= 0 else "" for user in set(users)}
+        causes: Sequence[Cause | None]
+        if rows is None:
+            causes = [None] * len(readings)
+            ids = [request_id(names[user], at) for user, at in zip(users, times, strict=True)]
+        else:
+            causes = found = rows.causes(readings.row)
+            ids = recommendation_ids((one.topic, one.partition, one.offset) for one in found)
         cut_ms, version, kind = self._shared.now().cut_ms, self._engine.version, readings.kind
         columns = zip(
-            readings.user_idx.tolist(),
-            readings.at_ms.tolist(),
+            ids,
+            users,
+            times,
             readings.n_history.tolist(),
             causes,
             items,
             readings.coverage(),
             strict=True,
         )
-        for user, at_ms, n_history, cause, shown, coverage in columns:
-            user_id = self._ids.user_id(user) if user >= 0 else ""
-            yield Slate(
-                id=request_id(user_id, at_ms)
-                if cause is None
-                else recommendation_id(cause.topic, cause.partition, cause.offset),
-                user_id=user_id,
+        return [
+            Slate(
+                id=slate_id,
+                user_id=names[user],
                 at_ms=at_ms,
                 cause=cause,
                 items=shown,
@@ -255,6 +261,8 @@ class Scorer:
                 readout=kind,
                 popularity_cut_ms=cut_ms,
             )
+            for slate_id, user, at_ms, n_history, cause, shown, coverage in columns
+        ]
 
 
 def _follow(state: UserState, groups: Sequence[GroupRow]) -> bool:

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 
 from model.features import POPULARITY_DAYS
 from model.ranker import Candidates
-from storage import interactions, items, journal
-from stream.clock import from_ms, midnight_ms
+from storage import items, journal
+from stream.clock import midnight_ms
+from stream.popularity import Popularity
 from stream.verdicts import NEVER
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from storage.database import Database, Tx
     from storage.identities import Identities
     from storage.journal import JournalEntry
-
-_WINDOWS = tuple("pall" if days is None else f"p{days}" for days in POPULARITY_DAYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +46,17 @@ class Tick:
 
 
 class Shared:
-    """Candidates and popularity as of the newest tick; availability as of now."""
+    """Candidates and popularity as of the newest tick; availability as of now.
+
+    Attributes:
+        popularity: running sums over the log; told of rows as they are stored.
+    """
 
     def __init__(self, db: Database, identities: Identities, engine: Engine | None) -> None:
         self._db = db
         self._ids = identities
         self._engine = engine
+        self.popularity = Popularity(db)
         self._item_rows = np.empty(0, dtype=np.int64)
         self._texts: list[str | None] = []
         self._now = Tick()
@@ -126,14 +130,15 @@ class Shared:
         n_items = int(entry.detail["n_items"])
         table = items.all_items(self._db)
         table = table.filter(pc.less(table["item_idx"], n_items))
-        counts = self._counts(n_items, int(entry.detail["cut_ms"]), entry.positions)
+        cut_ms = int(entry.detail["cut_ms"])
+        counts = self.popularity.counts(entry.positions, cut_ms, n_items)
         first_seen = pc.fill_null(table["first_seen_ms"], NEVER).to_numpy()
         self._now = Tick(
             candidates=self._candidates(table, counts),
             popularity=counts,
             known=(first_seen <= int(entry.detail["at_ms"])) | (counts[-1] > 0),
             available=table["available"].to_numpy(zero_copy_only=False).copy(),
-            cut_ms=int(entry.detail["cut_ms"]),
+            cut_ms=cut_ms,
         )
 
     def _candidates(self, table: pa.Table, counts: NDArray[np.float64]) -> Candidates | None:
@@ -144,17 +149,3 @@ class Shared:
             return self._now.candidates.with_popularity(counts)
         self._texts = texts
         return Candidates(self._engine, table["item_id"].to_pylist(), texts, counts)
-
-    def _counts(
-        self, n_items: int, cut_ms: int, positions: Mapping[tuple[str, int], int]
-    ) -> NDArray[np.float64]:
-        """Popularity per window, float64 [P, V], recomputed from the log below the positions."""
-        table = interactions.popularity(
-            self._db, from_ms(cut_ms), POPULARITY_DAYS, positions=positions
-        )
-        counts = np.zeros((len(_WINDOWS), n_items))
-        idx = table["item_idx"].to_numpy()
-        kept = idx < n_items
-        for row, name in enumerate(_WINDOWS):
-            counts[row, idx[kept]] = table[name].to_numpy()[kept]
-        return counts

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from hashlib import sha1
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 import msgspec
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ReasonCode = Literal["personal", "recent_only", "stale_tokens", "cold_user", "popular"]
 ReadOutName = Literal["visit", "line", "popular"]
 
 # gc=False: these hold no reference cycles, and the collector need not walk ten items per slate
 _NAMESPACE = UUID("6f1d9a0e-3d0c-5b0b-9a52-0c7f6c1d2e43")
+_HEX_PLACES = [place for place in range(36) if place not in {8, 13, 18, 23}]
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -33,7 +38,7 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ts: int
 
 
-class ScoredItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class ScoredItem(msgspec.Struct, frozen=True, gc=False):
     """One recommended item and its score (calibrated logit; higher is better)."""
 
     item_id: str
@@ -87,23 +92,32 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     popularity_cut_ms: int | None = None
 
 
+def recommendation_ids(places: Iterable[tuple[str, int, int]]) -> list[str]:
+    """Return the ids of the slates caused by the records at (topic, part, offset): the same on every repeat."""
+    return _uuids(f"{topic}/{part}/{off}" for topic, part, off in places)
+
+
 def recommendation_id(topic: str, part: int, off: int) -> str:
-    """Return the id of the slate caused by the record at a position: the same on every repeat."""
-    return _uuid5(f"{topic}/{part}/{off}")
+    """Return the id of the slate caused by the record at a position."""
+    return recommendation_ids([(topic, part, off)])[0]
 
 
 def request_id(user_id: str, at_ms: int) -> str:
     """Return the id of the slate answering a request of `user_id` at `at_ms`."""
-    return _uuid5(f"request/{at_ms}/{user_id}")
+    return _uuids([f"request/{at_ms}/{user_id}"])[0]
 
 
-def _uuid5(name: str) -> str:
-    """`str(uuid.uuid5(_NAMESPACE, name))` (RFC 9562, 5.5) in a fifth of the time: every slate has one."""
-    digest = bytearray(sha1(_NAMESPACE.bytes + name.encode(), usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    text = digest.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+def _uuids(names: Iterable[str]) -> list[str]:
+    """`str(uuid.uuid5(_NAMESPACE, name))` (RFC 9562, 5.5) of many names, in a tenth of the time: every slate has one."""
+    space = _NAMESPACE.bytes
+    digests = [sha1(space + name.encode(), usedforsecurity=False).digest() for name in names]
+    raw = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 20)[:, :16].copy()
+    raw[:, 6] = raw[:, 6] & 0x0F | 0x50
+    raw[:, 8] = raw[:, 8] & 0x3F | 0x80
+    text = np.full((len(raw), 36), ord("-"), np.uint8)
+    text[:, _HEX_PLACES] = np.frombuffer(raw.tobytes().hex().encode(), np.uint8).reshape(-1, 32)
+    joined = text.tobytes().decode()
+    return [joined[start : start + 36] for start in range(0, len(joined), 36)]
 
 
 _ENCODER = msgspec.json.Encoder()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stream.counters import Counters, terms
+from stream.counters import Counters, add_runs, terms
 from stream.facts import Facts
 from stream.verdicts import NEVER
 
@@ -111,13 +111,6 @@ class UserState:
         """Whether a request at a time falls into the newest visit."""
         return self.visit.continues(at_ms, None, gap_ms)
 
-    def close_visit(self, visit_terms: NDArray[np.float64]) -> None:
-        """Count the newest visit, whose terms [m, 5] are given, and start an empty one."""
-        items = np.array(self.visit.items, np.int64)
-        self.counters.add(items, visit_terms)
-        self.last_visit = np.array(self.visit.distinct, np.int64)
-        self.visit = Visit()
-
     def line_facts(self) -> Facts:
         """What a row inside the visit reads: counters before it, its own items flagged."""
         visit = np.array(self.visit.distinct, np.int64)
@@ -131,3 +124,16 @@ class UserState:
             counters.add(np.array(self.visit.items, np.int64), self.visit.terms(ref_ms))
             last = np.array(self.visit.distinct, np.int64)
         return Facts(counters.items, counters.sums, last, _EMPTY)
+
+
+def close_visits(states: Sequence[UserState], ref_ms: int) -> None:
+    """Count the newest visits of some states, all at once, and start empty ones."""
+    visits = [state.visit for state in states]
+    ts_ms = np.array([ts for visit in visits for ts in visit.ts_ms], np.int64)
+    weights = np.array([weight for visit in visits for weight in visit.weights])
+    items = np.array([item for visit in visits for item in visit.items], np.int64)
+    counters = [state.counters for state in states]
+    add_runs(counters, [len(visit.items) for visit in visits], items, terms(ts_ms, weights, ref_ms))
+    for state in states:
+        state.last_visit = np.array(state.visit.distinct, np.int64)
+        state.visit = Visit()

@@ -7,7 +7,9 @@ runs in a process of its own, with its own libraries, on the same log and one th
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +22,8 @@ from infra.bench.peer import PeerUnavailableError, measure_peer
 from infra.bench.result import Findings, Gate, Row, at_least, compared, estimated, rated
 from infra.bench.timing import Estimate, Spent, cpu, ratio, spend
 from infra.bench.worlds import asked, generated, settings, store, tail
+from storage import journal
+from storage.visibility import users_of_run
 
 if TYPE_CHECKING:
     from infra.bench.room import Room
@@ -136,13 +140,40 @@ def _measure(room: Room, world: World, chunks: int) -> _Measured:
     with asked(world, _LOADED) as pipeline:
         rows = tail(pipeline, (warm + chunks + 2) * _CHUNK)
         before, rows = rows.slice(0, warm * _CHUNK), rows.slice(warm * _CHUNK)
-        pipeline.scorer.score_rows(before)
+        visible = _visible(pipeline, before)
+        for part in _between(before, [off for off, _ in visible]):
+            _publish(pipeline, visible, part)
+            pipeline.scorer.score_rows(part)
         rows = rows.filter(pc.is_in(rows["user_idx"], pc.unique(before["user_idx"])))
         for number in range(min(chunks, rows.num_rows // _CHUNK)):
-            _chunk(pipeline, rows.slice(number * _CHUNK, _CHUNK), measured)
+            chunk = rows.slice(number * _CHUNK, _CHUNK)
+            _publish(pipeline, visible, chunk)
+            _chunk(pipeline, chunk, measured)
         rest = rows.slice(len(measured.scorer) * _CHUNK)
         measured.modules = by_module(lambda: pipeline.scorer.score_rows(rest))
     return measured
+
+
+def _visible(pipeline: Pipeline, rows: pa.Table) -> deque[tuple[int, int]]:
+    """Offsets from which groups become readable beyond the first of some rows, and the runs that stored them."""
+    key = (rows["topic"][0].as_py(), rows["part"][0].as_py())
+    found = journal.entries(pipeline.db, "group_visible")
+    places = [(entry.positions.get(key, 0), int(entry.ref)) for entry in found]
+    return deque(place for place in places if place[0] > rows["off"][0].as_py())
+
+
+def _between(rows: pa.Table, offsets: list[int]) -> list[pa.Table]:
+    """The rows, cut where groups become readable."""
+    edges = np.searchsorted(rows["off"].to_numpy(), offsets)
+    edges = np.unique(np.concatenate([[0], edges, [rows.num_rows]])).tolist()
+    return [rows.slice(start, stop - start) for start, stop in pairwise(edges)]
+
+
+def _publish(pipeline: Pipeline, visible: deque[tuple[int, int]], rows: pa.Table) -> None:
+    """Let cached states take in what is readable at the first of some rows, as a tick would: loaded ones have it too."""
+    while visible and visible[0][0] <= rows["off"][0].as_py():
+        _, run = visible.popleft()
+        pipeline.scorer.published(run, users_of_run(pipeline.db, run))
 
 
 def _cold() -> None:

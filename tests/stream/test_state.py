@@ -9,7 +9,7 @@ from model.asof import AsOf, Histories
 from model.features import DECAY_DAYS
 from stream.counters import Counters, terms
 from stream.facts import Facts
-from stream.state import UserState, Visit
+from stream.state import UserState, Visit, close_visits
 from tests.stream.support import (
     DAY_MS,
     HOUR_MS,
@@ -30,7 +30,7 @@ def push(
     state: UserState, ts: int, item: int, session: str | None = None, weight: float = 1.0
 ) -> None:
     if not state.visit.continues(ts, session, GAP_MS) and state.visit.items:
-        state.close_visit(state.visit.terms(START_MS))
+        close_visits([state], START_MS)
     state.visit.add([item], [ts], [weight])
     state.visit.ends_with(ts, session)
     state.n_history += 1
