@@ -12,6 +12,7 @@ RecordKind = Literal["interaction", "item"]
 TimeUnit = Literal["s", "ms", "us", "ns"]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+Encoding = Literal["auto", "json", "msgpack", "cloudevents", "confluent"]
 
 _MINUTE_MS = 60_000
 _DAY_MS = 86_400_000
@@ -146,6 +147,46 @@ class FileConfig:
             raise ValueError(f"ts_format must be a strptime format, not {self.ts_format!r}")
         if len(self.delimiter) > 1:
             raise ValueError(f"delimiter must be one character, not {self.delimiter!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicFormat:
+    """How the records of a topic are read.
+
+    Attributes:
+        encoding: "auto" goes by each record's headers and first byte: CloudEvents by ce_ headers or
+            an application/cloudevents content type, MessagePack by its content type, schema framing
+            by a zero byte, JSON otherwise. Anything else fixes it for every record of the topic.
+        table: rename table for records of another shape: the name of a shipped one (personalize,
+            metarank, gorse), or a path to a TOML file; empty reads freshet's own fields.
+        kind: what a record is that does not say so itself.
+        event_type: type of interactions that have none.
+        ts_unit: unit of numeric times; a table that names one wins.
+        ts_format: strptime format of textual times; empty means ISO 8601.
+        append_time: take the time at which the log took a record for its event time where the record
+            has none; without it such a record is bad.
+    """
+
+    encoding: Encoding = "auto"
+    table: str = ""
+    kind: RecordKind = "interaction"
+    event_type: str = "interaction"
+    ts_unit: TimeUnit = "ms"
+    ts_format: str = ""
+    append_time: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatsConfig:
+    """How the topics of a log are read.
+
+    Attributes:
+        interactions: of the topic of interactions.
+        items: of the topic of items, where a record without a value makes its key unavailable.
+    """
+
+    interactions: TopicFormat = field(default_factory=TopicFormat)
+    items: TopicFormat = field(default_factory=lambda: TopicFormat(kind="item"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
