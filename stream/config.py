@@ -70,8 +70,11 @@ class StreamConfig:
         max_jump_ms: the same for logs without append times, against the watermark.
         visit_gap_ms: interactions without a session id closer than this are one visit;
             0 means the same event time.
-        max_dead_share: a run stops when more than this share of its records is bad ...
-        min_dead_records: ... and at least this many records are bad.
+        max_dead_share: a run stops when more than this share of the last `dead_window` records is bad.
+        dead_window: records over which the share is taken.
+        max_dead_run: a run stops when this many records in a row are bad.
+        min_dead_records: a log that ends with fewer than `dead_window` records is judged by its whole
+            share, from this many bad records on.
         max_batch_records: records per poll, so per transaction; 0 means 10,000 where slates are
             written and 50,000 where events are only stored.
         seen_bytes: memory of the filter that knows which event ids were stored, bytes; 4 per event.
@@ -83,7 +86,9 @@ class StreamConfig:
     max_ahead_ms: int = 5 * _MINUTE_MS
     max_jump_ms: int = 60 * _DAY_MS
     visit_gap_ms: int = 30 * _MINUTE_MS
-    max_dead_share: float = 0.1
+    max_dead_share: float = 0.2
+    dead_window: int = 10_000
+    max_dead_run: int = 1_000
     min_dead_records: int = 100
     max_batch_records: int = 0
     seen_bytes: int = 96 << 20
@@ -95,7 +100,7 @@ class StreamConfig:
                 raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
         if not 0 <= self.max_dead_share <= 1:
             raise ValueError(f"max_dead_share must be between 0 and 1, not {self.max_dead_share}")
-        for name in ("min_dead_records", "seen_bytes"):
+        for name in ("dead_window", "max_dead_run", "min_dead_records", "seen_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, not {getattr(self, name)}")
 
