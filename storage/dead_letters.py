@@ -33,11 +33,7 @@ _FOUND = (
     "SELECT topic, part, off, reason, detail, raw, key, headers, epoch_ms(append_ts) AS append_ts_ms, size,"
     " epoch_ms(ingested_at) AS ingested_at_ms, epoch_ms(replayed_at) AS replayed_at_ms FROM dead_letters"
 )
-_BEYOND = (
-    _FOUND
-    + " d WHERE d.off >= coalesce((SELECT m.next_off FROM marks m WHERE m.topic = d.topic AND m.part = d.part), 0)"
-    " ORDER BY topic, part, off LIMIT ?"
-)
+_PAST_MARKS = " LEFT JOIN marks m USING (topic, part) WHERE off >= coalesce(m.next_off, 0)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +79,11 @@ def find(reader: Reader, wanted: Wanted | None = None, *, limit: int = 50) -> pa
 
 def beyond(reader: Reader, marks: Mapping[PartitionKey, int], *, limit: int) -> pa.Table:
     """Return the first dead letters at or past a mark per partition, in log order; all of an unmarked one."""
-    return reader.query(_BEYOND, [limit], tables={"marks": partition_table(marks, "next_off")})
+    return reader.query(
+        f"{_FOUND}{_PAST_MARKS} ORDER BY topic, part, off LIMIT ?",
+        [limit],
+        tables={"marks": partition_table(marks, "next_off")},
+    )
 
 
 def counts(reader: Reader, wanted: Wanted | None = None) -> pa.Table:
