@@ -36,6 +36,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "torture",
         "Kill a replay again and again, break its disk and files, compare what is left.",
     ),
+    "topics": ("topics", "Make the topics of the live path."),
+    "produce": ("produce", "Send a log file to the topics, at a rate or as it was recorded."),
+    "lag": ("lag", "Print how far every partition is read."),
     "broker": ("broker", "Start a Kafka broker of one's own to play with."),
     "config": ("config", "Show the settings and where each value comes from."),
 }

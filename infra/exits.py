@@ -14,6 +14,12 @@ MEANINGS: dict[int, str] = {
     8: "leakage: the figure would cover events that the model was fitted on",
     9: "no room: the disk is full, or a quota or file size limit is reached; what was committed is kept",
     10: "a process that compresses died, or could not do its work; what was committed is kept",
+    20: "Kafka: nobody answers at the address of the broker",
+    21: "Kafka: no encrypted connection (TLS) comes about",
+    22: "Kafka: the login is refused",
+    23: "Kafka: an ACL is missing",
+    24: "Kafka: a topic is missing, or is not what it should be",
+    25: "Kafka: a request failed, or the broker went away; what was acknowledged is kept",
     70: "unexpected: a fault of freshet itself; --debug shows the traceback",
     130: "interrupted from the keyboard; what was committed is kept",
 }
@@ -33,6 +39,12 @@ class ExitCode(IntEnum):
     LEAKAGE = 8
     NO_ROOM = 9
     WORKER_DIED = 10
+    UNREACHABLE = 20
+    TLS = 21
+    LOGIN = 22
+    DENIED = 23
+    TOPIC = 24
+    BROKER = 25
     UNEXPECTED = 70
     INTERRUPTED = 130
 
@@ -68,6 +80,12 @@ def _table() -> list[tuple[tuple[type[BaseException], ...], ExitCode]]:
         ((stream_errors.LeakageError,), ExitCode.LEAKAGE),
         ((errors.MismatchError,), ExitCode.MODEL),
         ((stream_errors.CompressError,), ExitCode.WORKER_DIED),
+        ((stream_errors.UnreachableError,), ExitCode.UNREACHABLE),
+        ((stream_errors.TlsError,), ExitCode.TLS),
+        ((stream_errors.LoginError,), ExitCode.LOGIN),
+        ((stream_errors.DeniedError,), ExitCode.DENIED),
+        ((stream_errors.TopicError,), ExitCode.TOPIC),
+        ((stream_errors.BrokerError,), ExitCode.BROKER),
         ((stream_errors.DeadShareError,), ExitCode.DEAD_LETTERS),
         ((storage_errors.LockedError,), ExitCode.LOCKED),
         ((storage_errors.DiskFullError, stream_errors.SinkFullError), ExitCode.NO_ROOM),

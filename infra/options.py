@@ -76,6 +76,12 @@ map_option = click.option(
 )
 
 
+def column_overrides(columns: dict[str, str] | None) -> list[Override]:
+    """Return `--map` as settings of the log."""
+    pairs = (columns or {}).items()
+    return [Override(f"log.columns.{name}", column, "--map") for name, column in pairs]
+
+
 def settings_options(function: Callable[P, R]) -> Callable[P, R]:
     """Add --config and --set; the command gets `config_file` and `assignments` for `read_settings`."""
     function = click.option(

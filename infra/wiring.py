@@ -12,7 +12,7 @@ import msgspec
 
 from infra.databases import creating, reading
 from infra.errors import InputError, MismatchError
-from infra.settings import Loaded, Override
+from infra.settings import Loaded
 from infra.workers import WorkerCompressor
 from model.config import ModelConfig
 from model.engine import Engine
@@ -61,12 +61,6 @@ class ReplayPlan:
     until_ms: int | None = None
     score: bool = True
     worker: bool = False
-
-
-def column_overrides(columns: dict[str, str] | None) -> list[Override]:
-    """Return `--map` as settings of the log."""
-    pairs = (columns or {}).items()
-    return [Override(f"log.columns.{name}", column, "--map") for name, column in pairs]
 
 
 def versions() -> dict[str, str]:

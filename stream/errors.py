@@ -9,6 +9,12 @@ StreamError
 ├── CompressError          due segments could not be compressed; nothing of them was stored
 ├── EvaluationError        a log or target file cannot be evaluated as asked
 │   └── LeakageError       the figures would cover events the model was fitted on
+├── BrokerError            Kafka cannot be used as asked
+│   ├── UnreachableError   nobody answers at its address
+│   ├── TlsError           no encrypted connection comes about
+│   ├── LoginError         the login is refused
+│   ├── DeniedError        an ACL is missing
+│   └── TopicError         a topic is missing, or is not what it should be
 └── SinkError              a sink did not take slates (retry_after_s says when to try again)
     └── SinkFullError      because the disk, a quota or a file size limit left no room
 
@@ -62,6 +68,30 @@ class EvaluationError(StreamError):
 
 class LeakageError(EvaluationError):
     """The figures would cover events that the model was fitted on."""
+
+
+class BrokerError(StreamError):
+    """Kafka cannot be used as asked; what was acknowledged or stored before is kept."""
+
+
+class UnreachableError(BrokerError):
+    """Nobody answers at any of the brokers' addresses."""
+
+
+class TlsError(BrokerError):
+    """No encrypted connection comes about: a certificate, its name, or what the listener speaks."""
+
+
+class LoginError(BrokerError):
+    """The broker refuses the login, or wants one."""
+
+
+class DeniedError(BrokerError):
+    """The login is good, and an ACL is missing."""
+
+
+class TopicError(BrokerError):
+    """A topic is missing, or has other partitions than it should have."""
 
 
 class SinkError(StreamError):

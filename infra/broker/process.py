@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import socket
-import struct
 import subprocess
 import time
 import uuid
@@ -19,6 +18,7 @@ from infra.broker.jars import java, libraries
 from infra.broker.properties import HOST, BrokerOptions, broker_properties, listener_ports
 from infra.errors import BrokerUnavailableError
 from infra.parents import end_with_holders
+from stream.kafka.greeting import greet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 READY_S = 120.0
 STOP_S = 30.0
 _POLL_S = 0.05
-# ApiVersions, version 0, correlation 1, no client name: the one request every broker answers to anybody.
-_API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, -1)
+_GREETING_S = 5.0
 _FORMAT, _SERVER = "kafka.tools.StorageTool", "kafka.Kafka"
 
 
@@ -200,10 +199,10 @@ class Broker:
 
 def _answers(port: int, listener: str) -> bool:
     try:
-        with socket.create_connection((HOST, port), timeout=5) as connection:
-            if listener not in {"PLAINTEXT", "SASL_PLAINTEXT"}:
-                return True
-            connection.sendall(_API_VERSIONS)
-            return len(connection.recv(4)) == 4
+        if listener in {"PLAINTEXT", "SASL_PLAINTEXT"}:
+            greet(HOST, port, context=None, timeout_s=_GREETING_S)
+        else:
+            socket.create_connection((HOST, port), timeout=_GREETING_S).close()
     except OSError:
         return False
+    return True

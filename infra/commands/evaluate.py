@@ -18,6 +18,7 @@ from infra.measuring import (
 from infra.options import (
     FILE,
     TIME,
+    column_overrides,
     json_option,
     map_option,
     read_settings,
@@ -26,7 +27,7 @@ from infra.options import (
 from infra.output import console, print_json, table
 from infra.report import write_report
 from infra.settings import Loaded
-from infra.wiring import ReplayPlan, column_overrides, load_engine
+from infra.wiring import ReplayPlan, load_engine
 from model.engine import Engine
 from stream.clock import DAY_MS, to_ms
 from stream.evaluate import Evaluation, EvaluationPlan, admit, figures, prepare

@@ -12,6 +12,7 @@ from infra.options import (
     ANY_PATH,
     FILE,
     TIME,
+    column_overrides,
     db_option,
     json_option,
     map_option,
@@ -20,7 +21,7 @@ from infra.options import (
 )
 from infra.output import console, print_json, progress, table
 from infra.settings import Loaded
-from infra.wiring import ReplayPlan, column_overrides, open_log, replaying
+from infra.wiring import ReplayPlan, open_log, replaying
 from stream.clock import to_ms
 from stream.pipeline import RunSummary
 from stream.sources.counting import count_records

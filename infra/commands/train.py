@@ -11,6 +11,7 @@ import pyarrow as pa
 from infra.options import (
     FILE,
     TIME,
+    column_overrides,
     json_option,
     map_option,
     read_settings,
@@ -18,7 +19,7 @@ from infra.options import (
 )
 from infra.output import console, duration, iso_ms, print_json, progress, table
 from infra.settings import Loaded, Override
-from infra.wiring import column_overrides, open_items, open_log, training_config
+from infra.wiring import open_items, open_log, training_config
 from model.train import Progress, TrainResult, train
 from stream.clock import to_ms
 from stream.log import read_log

@@ -70,6 +70,7 @@ def make_topic(admin: KafkaAdminClient, request: pytest.FixtureRequest) -> Calla
         configs = {key.replace("_", "."): value for key, value in config.items()}
         shape = {"num_partitions": partitions, "replication_factor": 1, "configs": configs}
         admin.create_topics({name: shape})
+        admin.wait_for_topics([name])
         return name
 
     return make
