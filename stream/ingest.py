@@ -5,7 +5,7 @@ Verdicts (late, future-dated, duplicate, displaced) are made here, at each recor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +18,8 @@ from storage.positions import RangeRow
 from storage.records import INTERACTION_SCHEMA
 from stream.clock import to_ms
 from stream.dead_limits import DeadLimits, admit, short_log_excess
-from stream.errors import DeadShareError, GapError, PartitionMovedError
-from stream.events import DeadLetter, EventBatch, Partition
+from stream.errors import GapError, PartitionMovedError
+from stream.events import Partition
 from stream.judge import Judge, SegmentRule, Verdicts, partition_rows
 from stream.verdicts import NEVER
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from storage.database import Database, Tx
     from storage.identities import Identities
     from stream.config import StreamConfig
+    from stream.errors import DeadShareError
+    from stream.events import DeadLetter, EventBatch
 
 _NAMED_USERS = 3
 
@@ -149,12 +151,12 @@ class Ingest:
             ranges[partition] = (max(first, stored if stored is not None else first), nxt)
         if not repeated:
             return batch
-        return EventBatch(
+        return replace(
+            batch,
             interactions=batch.interactions.filter(self._is_new(batch.interactions)),
             items=batch.items.filter(self._is_new(batch.items)),
             dead=[d for d in batch.dead if d.off >= self.next_offsets.get((d.topic, d.part), 0)],
             ranges={p: (first, nxt) for p, (first, nxt) in ranges.items() if nxt > first},
-            exhausted=batch.exhausted,
         )
 
     def _is_new(self, table: pa.Table) -> pa.Array:

@@ -235,14 +235,35 @@ class _Work:
         self.fallback = fallback
 
 
-def topic_decoders(formats: FormatsConfig, items_topic: str) -> Callable[[str], Decoder]:
-    """Return the decoder of each topic: that of the items for `items_topic`, else that of interactions.
+class TopicDecoder:
+    """Decodes the records of all topics of a log, each as its topic's.
+
+    Args:
+        formats: how the topics are read.
+        items_topic: the topic of items; every other one is of interactions.
 
     Raises:
         ConfigError: a rename table can not be used.
     """
-    items, interactions = Decoder(formats.items), Decoder(formats.interactions)
-    return lambda topic: items if topic == items_topic else interactions
+
+    def __init__(self, formats: FormatsConfig, items_topic: str) -> None:
+        self._items_topic = items_topic
+        self._items = Decoder(formats.items)
+        self._interactions = Decoder(formats.interactions)
+
+    def __call__(
+        self,
+        partition: Partition,
+        offsets: NDArray[np.int64],
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None],
+        headers: Sequence[Headers],
+        append_ts_ms: Sequence[int | None],
+        /,
+    ) -> Records:
+        """Return a row or a dead letter for every record; see `Decoder.decode`."""
+        decoder = self._items if partition.topic == self._items_topic else self._interactions
+        return decoder.decode(partition, offsets, values, keys, headers, append_ts_ms)
 
 
 def _known(append_ms: int | None) -> int | None:

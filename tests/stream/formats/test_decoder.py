@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.config import FormatsConfig, TopicFormat
-from stream.events import INTERACTION_SCHEMA, MAX_RAW_BYTES, MAX_RECORD_BYTES
-from stream.formats.decoder import Decoder, topic_decoders
+from stream.events import INTERACTION_SCHEMA, MAX_RAW_BYTES, MAX_RECORD_BYTES, Partition
+from stream.formats.decoder import Decoder, TopicDecoder
 from tests.strategies import FAULT_REASONS, FAULTS, interactions
 from tests.stream.formats.encodings import (
     APPEND_MS,
@@ -315,7 +315,11 @@ def test_columns_are_the_canonical_ones_without_any_record() -> None:
     assert not found.dead
 
 
-def test_each_topic_has_its_decoder() -> None:
-    decoder = topic_decoders(FormatsConfig(), "items")
-    assert decoder("items") is not decoder("clicks")
-    assert decoder("clicks") is decoder("views")
+def test_each_topic_is_read_as_its_own() -> None:
+    decode_topic = TopicDecoder(FormatsConfig(), "items")
+    offs = np.arange(1, dtype=np.int64)
+    record = [b'{"item_id":"i"}']
+    found = decode_topic(Partition("items", 0), offs, record, [b"i"], [()], [None])
+    assert len(found.items) == 1
+    found = decode_topic(Partition("clicks", 0), offs, record, [b"i"], [()], [None])
+    assert [letter.reason for letter in found.dead] == ["missing_field"]
