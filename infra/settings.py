@@ -23,6 +23,7 @@ from model.errors import ConfigError
 from model.training.options import TrainOptions
 from stream.config import (
     FileConfig,
+    FormatsConfig,
     LiveConfig,
     PipelineConfig,
     RefreshConfig,
@@ -75,6 +76,7 @@ class Settings:
     database: DatabaseConfig = field(default_factory=DatabaseConfig)
     log: FileConfig = field(default_factory=FileConfig)
     items: FileConfig = field(default_factory=lambda: FileConfig(kind="item"))
+    formats: FormatsConfig = field(default_factory=FormatsConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
     refresh: RefreshConfig = field(default_factory=RefreshConfig)

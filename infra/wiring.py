@@ -22,6 +22,7 @@ from storage.identities import Identities
 from storage.models import active
 from stream.clock import Clock, WallClock
 from stream.config import EventType, PipelineConfig, StreamConfig
+from stream.formats.decoder import TopicDecoder
 from stream.inspect import Inspector
 from stream.pipeline import Pipeline
 from stream.sinks import Sink
@@ -30,6 +31,8 @@ from stream.sources import Source
 from stream.sources.bounded import BoundedSource
 from stream.sources.file import FileSource
 from stream.sources.fingerprints import Fingerprint
+from stream.sources.recorded import RecordedSource
+from stream.sources.recorded_files import is_recorded, log_meta
 
 MODEL_PATH_KEY = "model_path"
 """Where the database's checkpoint was last; `--model` names another place."""
@@ -208,8 +211,11 @@ def training_config(loaded: Loaded) -> ModelConfig:
     )
 
 
-def open_log(path: str, loaded: Loaded) -> FileSource:
-    """Return the source of a log: a file, a folder or a glob."""
+def open_log(path: str, loaded: Loaded) -> FileSource | RecordedSource:
+    """Return the source of a log: a file, a folder or a glob; files of `freshet export-log` are told by their columns."""
+    if is_recorded(path):
+        items_topic = log_meta(path).items_topic or loaded.settings.kafka.items_topic
+        return RecordedSource(path, TopicDecoder(loaded.settings.formats, items_topic))
     return FileSource(path, loaded.settings.log)
 
 
@@ -283,13 +289,15 @@ def asking(
         yield pipeline, Inspector(db, engine)
 
 
-def _guard_files(db: Database, source: FileSource) -> None:
+def _guard_files(db: Database, source: FileSource | RecordedSource) -> None:
     """Refuse a log whose files are not those that the database's positions count in; remember new ones.
 
     Raises:
         GapError: a file was replaced, removed or shortened, grew although a later one was read, or
             has a new one before it.
     """
+    if isinstance(source, RecordedSource):
+        return  # its records carry their positions
     (partition,) = source.partitions()
     key = f"{FILES_KEY}/{partition.topic}"
 
@@ -303,7 +311,7 @@ def _guard_files(db: Database, source: FileSource) -> None:
     )
 
 
-def _check_apart(log: FileSource, items: FileSource) -> None:
+def _check_apart(log: Source, items: Source) -> None:
     shared = set(log.partitions()) & set(items.partitions())
     if shared:
         raise InputError(

@@ -176,3 +176,10 @@ CREATE OR REPLACE VIEW coverage AS
     LEFT JOIN group_sums g ON g.user_idx = h.user_idx AND g.model_version = v.model_version
     GROUP BY v.model_version
     ORDER BY v.model_version;
+
+-- Bad records at a glance, one row per partition and reason, and how many were produced again.
+CREATE OR REPLACE VIEW dead_letter_counts AS
+    SELECT topic, part, reason, count(*) AS n, count(replayed_at) AS replayed,
+        min(off) AS first_off, max(off) AS last_off, arg_max(detail, off) AS last_detail,
+        max(ingested_at) AS last_at
+    FROM dead_letters GROUP BY topic, part, reason ORDER BY n DESC, topic, part, reason;

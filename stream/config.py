@@ -12,6 +12,7 @@ RecordKind = Literal["interaction", "item"]
 TimeUnit = Literal["s", "ms", "us", "ns"]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+Encoding = Literal["auto", "json", "msgpack", "cloudevents", "confluent"]
 
 _MINUTE_MS = 60_000
 _DAY_MS = 86_400_000
@@ -69,8 +70,11 @@ class StreamConfig:
         max_jump_ms: the same for logs without append times, against the watermark.
         visit_gap_ms: interactions without a session id closer than this are one visit;
             0 means the same event time.
-        max_dead_share: a run stops when more than this share of its records is bad ...
-        min_dead_records: ... and at least this many records are bad.
+        max_dead_share: a run stops when more than this share of the last `dead_window` records is bad.
+        dead_window: records over which the share is taken.
+        max_dead_run: a run stops when this many records in a row are bad.
+        min_dead_records: a log that ends with fewer than `dead_window` records is judged by its whole
+            share, from this many bad records on.
         max_batch_records: records per poll, so per transaction; 0 means 10,000 where slates are
             written and 50,000 where events are only stored.
         seen_bytes: memory of the filter that knows which event ids were stored, bytes; 4 per event.
@@ -82,7 +86,9 @@ class StreamConfig:
     max_ahead_ms: int = 5 * _MINUTE_MS
     max_jump_ms: int = 60 * _DAY_MS
     visit_gap_ms: int = 30 * _MINUTE_MS
-    max_dead_share: float = 0.1
+    max_dead_share: float = 0.2
+    dead_window: int = 10_000
+    max_dead_run: int = 1_000
     min_dead_records: int = 100
     max_batch_records: int = 0
     seen_bytes: int = 96 << 20
@@ -94,7 +100,7 @@ class StreamConfig:
                 raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
         if not 0 <= self.max_dead_share <= 1:
             raise ValueError(f"max_dead_share must be between 0 and 1, not {self.max_dead_share}")
-        for name in ("min_dead_records", "seen_bytes"):
+        for name in ("dead_window", "max_dead_run", "min_dead_records", "seen_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, not {getattr(self, name)}")
 
@@ -146,6 +152,46 @@ class FileConfig:
             raise ValueError(f"ts_format must be a strptime format, not {self.ts_format!r}")
         if len(self.delimiter) > 1:
             raise ValueError(f"delimiter must be one character, not {self.delimiter!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicFormat:
+    """How the records of a topic are read.
+
+    Attributes:
+        encoding: "auto" goes by each record's headers and first byte: CloudEvents by ce_ headers or
+            an application/cloudevents content type, MessagePack by its content type, schema framing
+            by a zero byte, JSON otherwise. Anything else fixes it for every record of the topic.
+        table: rename table for records of another shape: the name of a shipped one (personalize,
+            metarank, gorse), or a path to a TOML file; empty reads freshet's own fields.
+        kind: what a record is that does not say so itself.
+        event_type: type of interactions that have none.
+        ts_unit: unit of numeric times; a table that names one wins.
+        ts_format: strptime format of textual times; empty means ISO 8601.
+        append_time: take the time at which the log took a record for its event time where the record
+            has none; without it such a record is bad.
+    """
+
+    encoding: Encoding = "auto"
+    table: str = ""
+    kind: RecordKind = "interaction"
+    event_type: str = "interaction"
+    ts_unit: TimeUnit = "ms"
+    ts_format: str = ""
+    append_time: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatsConfig:
+    """How the topics of a log are read.
+
+    Attributes:
+        interactions: of the topic of interactions.
+        items: of the topic of items, where a record without a value makes its key unavailable.
+    """
+
+    interactions: TopicFormat = field(default_factory=TopicFormat)
+    items: TopicFormat = field(default_factory=lambda: TopicFormat(kind="item"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 Reason = Literal[
     "malformed",  # not a record at all: broken JSON, wrong number of cells, not UTF-8
     "too_large",  # longer than MAX_RECORD_BYTES
+    "unsupported",  # in a form that is not read: framed Avro or Protobuf, a batch of CloudEvents
+    "not_single",  # an envelope around none or several interactions
     "unknown_kind",  # a "kind" other than interaction or item
     "missing_field",  # a required field is absent or null
     "empty_field",  # an id or event type is the empty string
@@ -25,6 +29,9 @@ Reason = Literal[
     "unknown_event_type",  # judged at ingest: unlisted = "reject"
     "future_dated",  # judged at ingest, from the log alone
 ]
+
+Headers: TypeAlias = "Sequence[tuple[str, bytes | None]]"
+"""Headers of a record in order; a name may repeat, a value may be absent."""
 
 MAX_RECORD_BYTES = 1 << 20
 MAX_RAW_BYTES = 1 << 16
@@ -79,7 +86,12 @@ class DeadLetter:
         off: of its position.
         reason: one of a closed set.
         detail: one line for a person, naming the field.
-        raw: the record's bytes, cut to MAX_RAW_BYTES (columns: the row as JSON).
+        raw: the record's bytes, cut to MAX_RAW_BYTES (columns: the row as JSON); None where the
+            record has no value.
+        key: the record's key, where logs know one.
+        headers: the record's headers.
+        append_ms: when the log took the record, ms since the epoch; None where logs do not know.
+        size: length of the value before it was cut, bytes; None where it is not known.
     """
 
     topic: str
@@ -87,7 +99,53 @@ class DeadLetter:
     off: int
     reason: Reason
     detail: str
-    raw: bytes
+    raw: bytes | None
+    key: bytes | None = None
+    headers: Headers = ()
+    append_ms: int | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Originals:
+    """Records of one partition as the log holds them: what a dead letter keeps of one.
+
+    Attributes:
+        partition: where they are from.
+        offs: offset per record, ascending, int64[n].
+        values: the records' bytes; None where a record has no value.
+        keys: the records' keys; None where the log has none.
+        headers: the records' headers; None where the log has none.
+        append_ts: when the log took each, ms since the epoch; None where the log does not know.
+    """
+
+    partition: Partition
+    offs: NDArray[np.int64]
+    values: Sequence[bytes | None]
+    keys: Sequence[bytes | None] | None = None
+    headers: Sequence[Headers] | None = None
+    append_ts: Sequence[int | None] | None = None
+
+    def row_of(self, off: int) -> int | None:
+        """Return the row that holds an offset, None if there is none."""
+        row = int(np.searchsorted(self.offs, off))
+        return row if row < len(self.offs) and self.offs[row] == off else None
+
+    def letter(self, row: int, reason: Reason, detail: str) -> DeadLetter:
+        """Return a dead letter for one record, its bytes cut to MAX_RAW_BYTES."""
+        value = self.values[row]
+        return DeadLetter(
+            topic=self.partition.topic,
+            part=self.partition.part,
+            off=int(self.offs[row]),
+            reason=reason,
+            detail=detail,
+            raw=None if value is None else value[:MAX_RAW_BYTES],
+            key=self.keys[row] if self.keys is not None else None,
+            headers=self.headers[row] if self.headers is not None else (),
+            append_ms=self.append_ts[row] if self.append_ts is not None else None,
+            size=0 if value is None else len(value),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +160,7 @@ class EventBatch:
         ranges: partition -> (first, next): offsets first..next-1 were read. Successive ranges of a
             partition touch.
         exhausted: the source has ended and will never return another record.
+        originals: the records as the log holds them, where the source has them as bytes.
     """
 
     interactions: pa.Table
@@ -109,6 +168,16 @@ class EventBatch:
     dead: list[DeadLetter] = field(default_factory=list)
     ranges: dict[Partition, tuple[int, int]] = field(default_factory=dict)
     exhausted: bool = False
+    originals: Sequence[Originals] = ()
+
+    def as_found(self, letter: DeadLetter) -> DeadLetter:
+        """Return a dead letter made from a decoded row with what the log holds at its position."""
+        partition = Partition(letter.topic, letter.part)
+        for found in self.originals:
+            row = found.row_of(letter.off) if found.partition == partition else None
+            if row is not None:
+                return found.letter(row, letter.reason, letter.detail)
+        return letter
 
     @property
     def records(self) -> int:
@@ -156,4 +225,5 @@ def concat_batches(batches: Sequence[EventBatch], *, exhausted: bool) -> EventBa
         dead=[letter for batch in batches for letter in batch.dead],
         ranges=ranges,
         exhausted=exhausted,
+        originals=[found for batch in batches for found in batch.originals],
     )

@@ -5,7 +5,7 @@ Verdicts (late, future-dated, duplicate, displaced) are made here, at each recor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +17,9 @@ from storage.faults import reach
 from storage.positions import RangeRow
 from storage.records import INTERACTION_SCHEMA
 from stream.clock import to_ms
+from stream.dead_limits import DeadLimits, admit, short_log_excess
 from stream.errors import GapError, PartitionMovedError
-from stream.events import DeadLetter, EventBatch, Partition
+from stream.events import Partition
 from stream.judge import Judge, SegmentRule, Verdicts, partition_rows
 from stream.verdicts import NEVER
 
@@ -31,17 +32,10 @@ if TYPE_CHECKING:
     from storage.database import Database, Tx
     from storage.identities import Identities
     from stream.config import StreamConfig
+    from stream.errors import DeadShareError
+    from stream.events import DeadLetter, EventBatch
 
 _NAMED_USERS = 3
-_DEAD_SCHEMA = pa.schema([
-    ("topic", pa.string()),
-    ("part", pa.int32()),
-    ("off", pa.int64()),
-    ("reason", pa.string()),
-    ("detail", pa.string()),
-    ("raw", pa.binary()),
-    ("ingested_at_ms", pa.int64()),
-])
 
 
 @dataclass(slots=True)
@@ -90,6 +84,8 @@ class Ingest:
         self._ids = identities
         self._config = config
         self._judge = Judge(config, rule)
+        self._limits = DeadLimits(config)
+        self.excess: DeadShareError | None = None  # set: raise it once what is stored is answered
         self.next_offsets: dict[tuple[str, int], int] = positions.next_offsets(db)
         self.max_event_ms: dict[tuple[str, int], int] = positions.max_event_ms(db)
         self.counts = IngestCounts()
@@ -137,7 +133,9 @@ class Ingest:
         """
         batch = self._fresh(batch)
         table, refused = self._judge.refuse(batch.interactions, self.max_event_ms)
-        dead_rows = [*batch.dead, *refused]
+        admitted = admit(self._limits, batch, table, [*batch.dead, *map(batch.as_found, refused)])
+        batch, table, dead_rows = admitted.batch, admitted.rows, admitted.dead
+        self.excess = admitted.excess
         with self._db.transaction() as tx:
             self.fence(tx)
             rows = self._rows(tx, table, now)
@@ -161,6 +159,10 @@ class Ingest:
         self.counts.add(counts)
         return StoredBatch(rows, batch.items, counts)
 
+    def end(self) -> None:
+        """Judge a log that has ended: a short one may hold too many bad records for any window."""
+        self.excess = self.excess or short_log_excess(self._limits)
+
     def _fresh(self, batch: EventBatch) -> EventBatch:
         """Leave out records already stored (a redelivery), refuse a gap."""
         repeated = False
@@ -176,12 +178,12 @@ class Ingest:
             ranges[partition] = (max(first, stored if stored is not None else first), nxt)
         if not repeated:
             return batch
-        return EventBatch(
+        return replace(
+            batch,
             interactions=batch.interactions.filter(self._is_new(batch.interactions)),
             items=batch.items.filter(self._is_new(batch.items)),
             dead=[d for d in batch.dead if d.off >= self.next_offsets.get((d.topic, d.part), 0)],
             ranges={p: (first, nxt) for p, (first, nxt) in ranges.items() if nxt > first},
-            exhausted=batch.exhausted,
         )
 
     def _is_new(self, table: pa.Table) -> pa.Array:
@@ -352,11 +354,16 @@ def _store_dead(tx: Tx, dead: Sequence[DeadLetter], now: datetime) -> None:
             "reason": d.reason,
             "detail": d.detail,
             "raw": d.raw,
+            "key": d.key,
+            "headers": dead_letters.headers_text(d.headers),
+            "append_ts_ms": d.append_ms,
+            "size": d.size,
             "ingested_at_ms": at,
         }
         for d in dead
     ]
-    dead_letters.append(tx, pa.Table.from_pylist(rows, schema=_DEAD_SCHEMA))
+    schema = dead_letters.DEAD_LETTER_SCHEMA
+    dead_letters.append(tx, pa.Table.from_pylist(rows, schema=schema))
 
 
 def _count(ranges: Sequence[RangeRow]) -> IngestCounts:

@@ -19,7 +19,7 @@ from stream.binding import bind
 from stream.cache import CACHE_KEY
 from stream.clock import from_ms, to_ms
 from stream.cuts import cut, rows_before_item, rows_until
-from stream.errors import ConfigError, DeadShareError
+from stream.errors import ConfigError
 from stream.events import EventBatch, Partition
 from stream.ingest import Ingest
 from stream.judge import SegmentRule
@@ -193,6 +193,8 @@ class Pipeline:
                 self._count(self._ticks.run_due())
         if batch.exhausted:
             self._close_interval(on_interval)
+            self.ingest.end()
+            self._check_dead()
 
     def _next_part(self, batch: EventBatch) -> tuple[EventBatch, EventBatch | None]:
         """The part of a batch to handle before the next tick, visible run or item record; and the rest."""
@@ -248,18 +250,8 @@ class Pipeline:
         self.summary.slates += len(slates)
 
     def _check_dead(self) -> None:
-        config, summary = self.config.stream, self.summary
-        if (
-            summary.dead >= config.min_dead_records
-            and summary.dead > config.max_dead_share * summary.records
-        ):
-            raise DeadShareError(
-                f"{summary.dead} of {summary.records} records are bad, more than the share of "
-                f"{config.max_dead_share:.0%} allowed by stream.max_dead_share; "
-                "the reasons are in the table dead_letters",
-                dead=summary.dead,
-                records=summary.records,
-            )
+        if self.ingest.excess is not None:
+            raise self.ingest.excess
 
     def _close_interval(
         self,
@@ -301,6 +293,7 @@ class Pipeline:
                 records += self.ingest.store(
                     batch, now=self._clock.now(), scored=True
                 ).counts.records
+                self._check_dead()
             if batch.exhausted:
                 return records
 

@@ -38,7 +38,8 @@ def command(
 ) -> None:
     """Run one SELECT on a database; nothing can be written.
 
-    Views made for people: user_token_state, token_staleness, user_timeline, ingest_lag, coverage.
+    Views made for people: user_token_state, token_staleness, user_timeline, ingest_lag, coverage,
+    dead_letter_counts.
     `show tables` lists everything there is.
     """
     text = query_file.read() if query_file is not None else query

@@ -272,7 +272,7 @@ def _in_order(batch: EventBatch) -> list[_Record]:
         fields = {"kind": "item", "item_id": row["item_id"], "available": row["available"]}
         fields |= {name: row[name] for name in ("text", "ts") if row[name] is not None}
         found.append((row["off"], _Record("item", row["ts"], fields)))
-    found += [(letter.off, _Record("bad", None, raw=letter.raw)) for letter in batch.dead]
+    found += [(letter.off, _Record("bad", None, raw=letter.raw or b"")) for letter in batch.dead]
     found.sort(key=lambda pair: pair[0])
     return [record for _, record in found]
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from stream.events import EventBatch, Partition, empty_batch
+from stream.events import Partition, empty_batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from stream.events import EventBatch
     from stream.sources import Source
 
 
@@ -79,7 +81,8 @@ def _before(batch: EventBatch, rows: int) -> EventBatch:
         ends[Partition(row["topic"], row["part"])] = row["off_min"]
     places = batch.items.select(["topic", "part", "off"]).to_pylist()
     kept = [row["off"] < ends[Partition(row["topic"], row["part"])] for row in places]
-    return EventBatch(
+    return replace(
+        batch,
         interactions=batch.interactions.slice(0, rows),
         items=batch.items.filter(pa.array(kept, pa.bool_())),
         dead=[

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stream.errors import ConfigError, GapError
-from stream.events import EventBatch, empty_batch
+from stream.events import empty_batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from stream.events import Partition
+    from stream.events import EventBatch, Partition
     from stream.sources import Source
 
 
@@ -45,12 +46,7 @@ class ChainSource:
                 return batch
             self._at += 1
             if batch.records:
-                return EventBatch(
-                    interactions=batch.interactions,
-                    items=batch.items,
-                    dead=batch.dead,
-                    ranges=batch.ranges,
-                )
+                return replace(batch, exhausted=False)
         return empty_batch(exhausted=True)
 
     def seek(self, next_offsets: Mapping[Partition, int]) -> None:

@@ -247,6 +247,7 @@ class FileSource:
             dead=[letter for records in taken for letter in records.dead],
             ranges={self._partition: (taken[0].first, taken[-1].after)},
             exhausted=self._ended,
+            originals=[r.originals for r in taken if r.originals is not None],
         )
 
     def _probe(self) -> None:

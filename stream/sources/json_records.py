@@ -2,46 +2,90 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from stream.events import MAX_RECORD_BYTES
-from stream.sources.fields import columns_of, fields_of, seq_is_row
-from stream.sources.json_structs import NOTHING, line_decoder
-from stream.sources.records import Records, build_interactions, build_items, dead_letter
-from stream.sources.times import (
-    number_to_ms,
-    numbers_to_ms,
-    numpy_filled,
-    texts_to_ms,
-    time_detail,
-    time_fault,
-)
+from stream.events import MAX_RECORD_BYTES, Originals
+from stream.sources.json_structs import record_type
+from stream.sources.record_columns import DECODE_ERRORS, KINDS, Bad, Decoded, RecordColumns, bad_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from stream.config import FileConfig, RecordKind, TimeUnit
-    from stream.events import DeadLetter, Partition, Reason
+    from stream.config import FileConfig, RecordKind
+    from stream.events import Partition
+    from stream.sources.records import Records
 
-_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_REASONS: tuple[tuple[re.Pattern[str], Reason], ...] = (
-    (re.compile("missing required field|got `null`"), "missing_field"),
-    (re.compile("of length >= 1"), "empty_field"),
-    (re.compile("^Number out of range"), "non_finite"),
-    (re.compile(r"^Expected `(int|float)` [<>]"), "out_of_range"),
-)
+    Outcome = Bad | tuple[RecordKind, Any] | None
 
 
 class _Kind(msgspec.Struct):
     kind: str | None = None
+
+
+class JsonReading:
+    """Reads native JSON objects: one decoder per kind, and a slow way that says what is wrong.
+
+    Args:
+        config: column map, kind and time unit.
+        timed: whether a record without a time is bad.
+
+    Raises:
+        ConfigError: two fields would be read from one key, or the map is wrong.
+    """
+
+    def __init__(self, config: FileConfig, *, timed: bool = True) -> None:
+        self.default: RecordKind = config.kind
+        self.types: dict[RecordKind, type[Any]] = {
+            kind: record_type(config, kind, timed=timed) for kind in KINDS
+        }
+        self._decoders = {kind: msgspec.json.Decoder(self.types[kind]) for kind in KINDS}
+        self._kind_of = msgspec.json.Decoder(_Kind)
+
+    def read_all(self, values: Sequence[bytes | None], slowly: Callable[[int], Outcome]) -> Decoded:
+        """Return the records, decoded: those that are plain JSON of the default kind at once.
+
+        Args:
+            values: one record each; None goes the slow way.
+            slowly: the outcome of a row that is anything else, bad records among them.
+        """
+        decoded = Decoded()
+        decode = self._decoders[self.default].decode
+        rows, records = decoded.rows[self.default], decoded.records[self.default]
+        as_default = (None, self.default)
+        for row, value in enumerate(values):
+            try:
+                record = decode(value)  # type: ignore[arg-type]  # None is a TypeError, met below
+            except (*DECODE_ERRORS, TypeError):
+                record = None
+            if (
+                record is not None and record.kind in as_default and len(value) <= MAX_RECORD_BYTES  # type: ignore[arg-type]
+            ):
+                rows.append(row)
+                records.append(record)
+            else:
+                decoded.add(row, slowly(row))
+        return decoded
+
+    def read(self, value: bytes) -> Bad | tuple[RecordKind, Any]:
+        """Return kind and record, or what is wrong."""
+        try:
+            record = self._decoders[self.default].decode(value)
+            if record.kind is None or record.kind == self.default:
+                return self.default, record
+        except DECODE_ERRORS:
+            pass  # of another kind, or bad: said below
+        try:
+            kind = self._kind_of.decode(value).kind or self.default
+            if kind not in self._decoders:
+                return unknown_kind(kind)
+            return kind, self._decoders[kind].decode(value)
+        except DECODE_ERRORS as err:
+            return bad_of(err)
 
 
 class JsonDecoder:
@@ -55,14 +99,8 @@ class JsonDecoder:
     """
 
     def __init__(self, config: FileConfig) -> None:
-        self._config = config
-        self._default: RecordKind = config.kind
-        self._decoders = {kind: line_decoder(config, kind) for kind in _kinds()}
-        self._kind_of = msgspec.json.Decoder(_Kind)
-        self._seq_is_row = seq_is_row(config)
-        self._text_names = tuple(
-            f"text_{i}" for i in range(len(columns_of(config, "item")["text"]))
-        )
+        self._reading = JsonReading(config)
+        self._columns = RecordColumns(config)
 
     def decode(
         self,
@@ -79,177 +117,22 @@ class JsonDecoder:
             lines: one JSON object each.
             append_ts: ms since the epoch per line, for logs that know it; overrides the record's own.
         """
-        good: dict[RecordKind, tuple[list[int], list[Any]]] = {kind: ([], []) for kind in _kinds()}
-        dead: list[DeadLetter] = []
-        decode = self._decoders[self._default].decode
-        rows, records = good[self._default]
-        as_default = (None, self._default)
-        for row, line in enumerate(lines):
-            try:
-                record = decode(line)
-            except _DECODE_ERRORS:
-                record = None
-            if record is not None and record.kind in as_default and len(line) <= MAX_RECORD_BYTES:
-                rows.append(row)
-                records.append(record)
-                continue
-            outcome = self._decode_slowly(line)
-            if isinstance(outcome, _Bad):
-                dead.append(dead_letter(partition, int(offs[row]), *outcome, line))
-            elif outcome is not None:
-                kind, record = outcome
-                good[kind][0].append(row)
-                good[kind][1].append(record)
-        return self._columns(partition, offs, lines, append_ts, good, dead)
+        decoded = self._reading.read_all(lines, lambda row: self._slowly(lines[row]))
+        found = Originals(partition=partition, offs=offs, values=lines, append_ts=append_ts)
+        return self._columns.build(found, decoded)
 
-    def _decode_slowly(self, line: bytes) -> _Bad | tuple[RecordKind, Any] | None:
+    def _slowly(self, line: bytes) -> Outcome:
         """Return kind and record, what is wrong, or None for a blank line."""
-        if not line.strip():
-            return None
-        if len(line) > MAX_RECORD_BYTES:
-            return _Bad("too_large", f"longer than {MAX_RECORD_BYTES} bytes")
-        try:
-            kind = self._kind_of.decode(line).kind or self._default
-            if kind not in self._decoders:
-                return _Bad(
-                    "unknown_kind", f"{kind!r} is neither interaction nor item - at `$.kind`"
-                )
-            return kind, self._decoders[kind].decode(line)
-        except msgspec.ValidationError as err:
-            return _Bad(_reason_of(str(err)), str(err))
-        except (msgspec.DecodeError, UnicodeDecodeError) as err:
-            return _Bad("malformed", str(err))
-        except RecursionError:
-            return _Bad("malformed", "nested too deeply")
-
-    def _columns(
-        self,
-        partition: Partition,
-        offs: NDArray[np.int64],
-        lines: Sequence[bytes],
-        append_ts: Sequence[int | None] | None,
-        good: dict[RecordKind, tuple[list[int], list[Any]]],
-        dead: list[DeadLetter],
-    ) -> Records:
-        found = Records(int(offs[0]) if len(offs) else 0, int(offs[-1]) + 1 if len(offs) else 0)
-        for kind in _kinds():
-            rows, records = good[kind]
-            if not rows:
-                continue
-            times, bad = self._times(kind, records)
-            for row, reason, detail in bad:
-                at = rows[row]
-                dead.append(dead_letter(partition, int(offs[at]), reason, detail, lines[at]))
-            keep = np.setdiff1d(np.arange(len(rows)), [row for row, _, _ in bad])
-            at_offs = offs[np.asarray(rows)[keep]]
-            records = [records[i] for i in keep] if bad else records
-            times = {name: array.take(pa.array(keep)) for name, array in times.items()}
-            if kind == "item":
-                found.items = build_items(self._item_columns(records, times), partition, at_offs)
-                continue
-            if append_ts is not None:
-                times["append_ts"] = pa.array([append_ts[rows[i]] for i in keep], pa.int64())
-            columns = self._interaction_columns(records, times, at_offs)
-            found.interactions = build_interactions(columns, partition, at_offs)
-        found.dead = sorted(dead, key=lambda letter: letter.off)
-        return found
-
-    def _times(
-        self, kind: RecordKind, records: list[Any]
-    ) -> tuple[dict[str, pa.Array], list[tuple[int, Reason, str]]]:
-        """Return int64 ms per time field, and (row, reason, detail) of bad times."""
-        times: dict[str, pa.Array] = {}
-        bad: dict[int, tuple[int, Reason, str]] = {}
-        config = self._config
-        for field in fields_of(kind):
-            if field.type != "time":
-                continue
-            values = [getattr(record, field.name) for record in records]
-            times[field.name] = _times_to_ms(values, config.ts_unit, config.ts_format)
-            given = np.array([value is not None for value in values])
-            for row, reason in time_fault(times[field.name], given):
-                key = self._key(field.name)
-                detail = f"{time_detail(reason, values[row], config.ts_format)} - at `$.{key}`"
-                bad.setdefault(row, (row, reason, detail))
-        return times, list(bad.values())
-
-    def _key(self, field: str) -> str:
-        return self._config.columns.get(field, field)
-
-    def _interaction_columns(
-        self, records: list[Any], times: dict[str, pa.Array], offs: NDArray[np.int64]
-    ) -> dict[str, pa.Array]:
-        text = pa.string()
-        kind = self._config.event_type
-        seq = (
-            pa.array(offs, pa.int64())
-            if self._seq_is_row
-            else pa.array([r.seq or 0 for r in records], pa.int64())
-        )
-        return {
-            **times,
-            "user_id": pa.array([r.user_id for r in records], text),
-            "item_id": pa.array([r.item_id for r in records], text),
-            "event_type": pa.array([r.event_type or kind for r in records], text),
-            "seq": seq,
-            "value": pa.array([1.0 if r.value is None else r.value for r in records], pa.float64()),
-            "event_id": pa.array([r.event_id for r in records], text),
-            "session_id": pa.array([r.session_id for r in records], text),
-            "recommendation_id": pa.array([r.recommendation_id for r in records], text),
-            "props": pa.array(
-                [None if r.props is NOTHING else _raw_text(r.props) for r in records], text
-            ),
-        }
-
-    def _item_columns(self, records: list[Any], times: dict[str, pa.Array]) -> dict[str, pa.Array]:
-        texts = [
-            " ".join(part for name in self._text_names if (part := getattr(r, name))) or None
-            for r in records
-        ]
-        return {
-            "item_id": pa.array([r.item_id for r in records], pa.string()),
-            "text": pa.array(texts, pa.string()),
-            "available": pa.array([r.available is not False for r in records], pa.bool_()),
-            "ts": pc.coalesce(times["first_seen"], times["ts"]),
-        }
+        return (too_large(line) or self._reading.read(line)) if line.strip() else None
 
 
-class _Bad(NamedTuple):
-    reason: Reason
-    detail: str
+def too_large(value: bytes) -> Bad | None:
+    """Return what is wrong with a record that is too long, None where nothing is."""
+    if len(value) <= MAX_RECORD_BYTES:
+        return None
+    return Bad("too_large", f"longer than {MAX_RECORD_BYTES} bytes")
 
 
-def _kinds() -> tuple[RecordKind, ...]:
-    return ("interaction", "item")
-
-
-def _reason_of(message: str) -> Reason:
-    for pattern, reason in _REASONS:
-        if pattern.search(message):
-            return reason
-    return "bad_type"
-
-
-def _raw_text(raw: msgspec.Raw) -> str | None:
-    text = bytes(raw).decode()
-    return None if text == "null" else text
-
-
-def _times_to_ms(values: list[Any], unit: TimeUnit, text_format: str) -> pa.Array:
-    try:
-        # Arrow would cut fractions off silently.
-        fractions = unit == "s" and any(type(value) is float for value in values)
-        numbers = None if fractions else pa.array(values, pa.int64())
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        numbers = None
-    if numbers is None:
-        texts = pa.array([v if isinstance(v, str) else None for v in values], pa.string())
-        numbers = pa.array(
-            [None if v is None or isinstance(v, str) else number_to_ms(v, unit) for v in values],
-            pa.int64(),
-        )
-        return pc.coalesce(numbers, texts_to_ms(texts, unit, text_format))
-    if unit == "ms":
-        return numbers
-    scaled = numbers_to_ms(numpy_filled(numbers), unit)
-    return pa.array(scaled, mask=numbers.is_null().to_numpy(zero_copy_only=False))
+def unknown_kind(kind: object, place: str = "kind") -> Bad:
+    """Return what is wrong with a record of another kind."""
+    return Bad("unknown_kind", f"{kind!r} is neither interaction nor item - at `$.{place}`")

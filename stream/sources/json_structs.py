@@ -1,4 +1,4 @@
-"""The structs msgspec checks JSON lines against, built for a file's own key names."""
+"""The structs msgspec checks records against, built for a log's own key names."""
 
 from __future__ import annotations
 
@@ -22,10 +22,17 @@ _Id = Annotated[str, Meta(min_length=1)]
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-def line_decoder(config: FileConfig, kind: RecordKind) -> msgspec.json.Decoder[Any]:
-    """Return a decoder of one kind whose struct reads the mapped keys.
+def record_type(
+    config: FileConfig, kind: RecordKind, *, timed: bool = True
+) -> type[msgspec.Struct]:
+    """Return a struct of one kind that reads the mapped keys.
 
     Several text columns become the fields text_0, text_1, ...
+
+    Args:
+        config: column map and time unit.
+        kind: what the records are.
+        timed: whether a record without a time is bad; otherwise its log has another time for it.
 
     Raises:
         ConfigError: two fields would be read from one key, or the map is wrong.
@@ -37,7 +44,8 @@ def line_decoder(config: FileConfig, kind: RecordKind) -> msgspec.json.Decoder[A
         joined = field.name == "text" and kind == "item"
         names = [f"text_{i}" for i in range(len(keys))] if joined else [field.name]
         for name, key in zip(names, keys, strict=False):
-            fields.append(_struct_field(name, field, config.ts_unit))
+            required = field.required and (timed or field.type != "time")
+            fields.append(_struct_field(name, field, config.ts_unit, required=required))
             rename[name] = key
     fields.append(("kind", str | None, None))
     rename["kind"] = "kind"
@@ -49,17 +57,15 @@ def line_decoder(config: FileConfig, kind: RecordKind) -> msgspec.json.Decoder[A
         )
     # Required fields stand first: a struct's fields with defaults must follow those without.
     fields.sort(key=len)
-    return msgspec.json.Decoder(
-        msgspec.defstruct(f"{kind.title()}Line", fields, rename=rename, gc=False)
-    )
+    return msgspec.defstruct(f"{kind.title()}Record", fields, rename=rename, gc=False)
 
 
-def _struct_field(name: str, field: Field, unit: TimeUnit) -> tuple[Any, ...]:
+def _struct_field(name: str, field: Field, unit: TimeUnit, *, required: bool) -> tuple[Any, ...]:
     if field.type == "json":
         return (name, msgspec.Raw, NOTHING)
     kind = {"id": _Id, "name": _Id, "text": str, "int": _Int64, "float": float, "bool": bool}
     annotation: Any = _time_type(unit) if field.type == "time" else kind[field.type]
-    return (name, annotation) if field.required else (name, annotation | None, None)
+    return (name, annotation) if required else (name, annotation | None, None)
 
 
 def _time_type(unit: TimeUnit) -> object:

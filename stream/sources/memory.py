@@ -157,4 +157,5 @@ def _batch(
         dead=[letter for records in parts.values() for letter in records.dead],
         ranges={partition: (r.first, r.after) for partition, r in parts.items()},
         exhausted=exhausted,
+        originals=[r.originals for r in parts.values() if r.originals is not None],
     )

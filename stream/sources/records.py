@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stream.events import Partition, Reason
+    from stream.events import Originals, Partition, Reason
 
 
 @dataclass(slots=True)
@@ -28,6 +28,7 @@ class Records:
         interactions: rows of INTERACTION_SCHEMA, by offset.
         items: rows of ITEM_SCHEMA, by offset.
         dead: bad records, by offset.
+        originals: the records as the log holds them, where they are bytes.
     """
 
     first: int
@@ -35,6 +36,7 @@ class Records:
     interactions: pa.Table = field(default_factory=INTERACTION_SCHEMA.empty_table)
     items: pa.Table = field(default_factory=ITEM_SCHEMA.empty_table)
     dead: list[DeadLetter] = field(default_factory=list)
+    originals: Originals | None = None
 
 
 def shown(value: pa.Scalar) -> object:
@@ -49,7 +51,7 @@ def dead_letter(
     partition: Partition, off: int, reason: Reason, detail: str, raw: bytes
 ) -> DeadLetter:
     """Return a dead letter, its raw bytes cut to MAX_RAW_BYTES."""
-    return DeadLetter(partition.topic, partition.part, off, reason, detail, raw[:MAX_RAW_BYTES])
+    return DeadLetter(*partition, off, reason, detail, raw=raw[:MAX_RAW_BYTES], size=len(raw))
 
 
 def build_interactions(

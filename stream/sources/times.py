@@ -71,7 +71,7 @@ def texts_to_ms(texts: pa.Array, unit: TimeUnit, text_format: str) -> pa.Array:
             pass
         else:
             return stamps.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
-    return pa.array([_text_to_ms(text, unit) for text in texts.to_pylist()], pa.int64())
+    return pa.array([text_to_ms(text, unit) for text in texts.to_pylist()], pa.int64())
 
 
 def numpy_filled(numbers: pa.Array) -> NDArray[np.int64]:
@@ -83,7 +83,8 @@ def _all_match(texts: pa.Array, pattern: str) -> bool:
     return pc.all(pc.match_substring_regex(texts, pattern), min_count=0).as_py() is not False
 
 
-def _text_to_ms(text: str | None, unit: TimeUnit) -> int | None:
+def text_to_ms(text: str | None, unit: TimeUnit) -> int | None:
+    """Return one textual time, digits of `unit` or ISO 8601, in milliseconds; None if it is no time."""
     if text is None:
         return None
     if _NUMBER.fullmatch(text):

@@ -85,10 +85,23 @@ def test_malformed_lines_become_dead_letters_and_the_rest_is_kept(freshet, tmp_p
 def test_too_many_dead_letters_stop_the_run_and_keep_what_was_read(freshet, tmp_path):
     log = write(tmp_path / "log.jsonl", *([GOOD] * 5 + ["{"] * 5))
     db = tmp_path / "x.duckdb"
+    limit = ("--set", "stream.max_dead_run=3")
+    outcome = freshet("replay", log, "--db", db, "--quiet", *limit)
+    refused(outcome, ExitCode.DEAD_LETTERS, "freshet dlq list")
+    count = (
+        "select (select count(*) from interactions) as n, (select count(*) from dead_letters) as d"
+    )
+    stored = freshet("sql", count, "--db", db, "--json").json
+    assert stored["rows"] == [{"n": 5, "d": 3}]
+
+
+def test_a_short_log_with_too_many_dead_letters_is_refused_when_it_ends(freshet, tmp_path):
+    log = write(tmp_path / "log.jsonl", *([GOOD] * 5 + ["{"] * 5))
+    db = tmp_path / "x.duckdb"
     limit = ("--set", "stream.min_dead_records=3", "--set", "stream.max_batch_records=2")
     outcome = freshet("replay", log, "--db", db, "--quiet", *limit)
     refused(outcome, ExitCode.DEAD_LETTERS, "max_dead_share")
-    stored = freshet("sql", "select count(*) as n from interactions", "--db", db, "--json").json
+    stored = freshet("sql", "select count(*) as n from dead_letters", "--db", db, "--json").json
     assert stored["rows"] == [{"n": 5}]
 
 

@@ -30,7 +30,7 @@ with db.transaction() as tx:
     set_meta(tx, "whole", "yes")
 with db.transaction() as tx:
     set_meta(tx, "half", "written")
-    tx.execute("INSERT INTO dead_letters SELECT 't', 0, range, 'r', NULL, NULL, '2026-01-01' "
+    tx.execute("INSERT INTO dead_letters(topic, part, off, reason, ingested_at) SELECT 't', 0, range, 'r', '2026-01-01' "
                "FROM range(200000)")
     print("ready", flush=True)
     sys.stdin.read()

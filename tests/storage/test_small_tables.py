@@ -42,28 +42,90 @@ def test_item_records_keep_what_they_do_not_say():
             items.upsert(tx, pa.table({"item_idx": [0]}))
 
 
+def dead_rows(*rows):
+    names = ("topic", "part", "off", "reason", "detail", "raw", "ingested_at_ms")
+    more = dict.fromkeys(("key", "headers", "append_ts_ms", "size"))
+    letters = [{**more, **dict(zip(names, row, strict=False))} for row in rows]
+    return pa.Table.from_pylist(letters, schema=dead_letters.DEAD_LETTER_SCHEMA)
+
+
+DEAD = dead_rows(
+    ("t", 0, 4, "not json", "line 1", b"\xff{", T0),
+    ("t", 0, 5, "not json", None, None, T0 + 1),
+    ("t", 1, 0, "future", "ts", b"{}", T0),
+)
+
+
 def test_dead_letters_keep_position_reason_and_bytes():
-    rows = [
-        ("t", 0, 4, "not json", "line 1", b"\xff{", T0),
-        ("t", 0, 5, "not json", None, None, T0 + 1),
-        ("t", 1, 0, "future", "ts", b"{}", T0),
-    ]
-    columns = zip(*rows, strict=True)
-    schema = dead_letters.DEAD_LETTER_SCHEMA
-    table = pa.table(
-        [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
-    )
     with fresh() as (db, _):
         with db.transaction() as tx:
-            assert dead_letters.append(tx, table) == 3
-        newest = dead_letters.latest(db, 2).to_pylist()
+            assert dead_letters.append(tx, DEAD) == 3
+        newest = dead_letters.find(db, limit=2).to_pylist()
         assert [r["off"] for r in newest] == [5, 4]
         assert newest[1]["raw"] == b"\xff{"
-        assert dead_letters.latest(db).schema.names == schema.names
+        names = set(dead_letters.DEAD_LETTER_SCHEMA.names)
+        assert set(dead_letters.find(db).schema.names) == names | {"replayed_at_ms"}
         counted = [tuple(r.values()) for r in dead_letters.counts(db).to_pylist()]
         assert counted == [("t", 0, "not json", 2), ("t", 1, "future", 1)]
         with pytest.raises(StorageError, match="do not fit"), db.transaction() as tx:
             dead_letters.append(tx, pa.table({"topic": ["t"]}))
+
+
+def test_dead_letters_keep_what_their_records_came_with():
+    headers = [("a", b"1"), ("a", b"\xff"), ("b", None)]
+    more = {
+        "key": b"k",
+        "headers": dead_letters.headers_text(headers),
+        "size": 9,
+        "append_ts_ms": T0,
+    }
+    row = {**DEAD.to_pylist()[0], **more}
+    with fresh() as (db, _):
+        with db.transaction() as tx:
+            dead_letters.append(tx, pa.Table.from_pylist([row], schema=DEAD.schema))
+        [found] = dead_letters.find(db).to_pylist()
+        assert {name: found[name] for name in more} == more
+        assert dead_letters.headers_of(found["headers"]) == headers
+    assert dead_letters.headers_text(()) is None
+    assert dead_letters.headers_of(None) == []
+
+
+def test_dead_letters_are_found_by_place_and_reason_and_by_whether_they_were_replayed():
+    with fresh() as (db, _):
+        with db.transaction() as tx:
+            dead_letters.append(tx, DEAD)
+        with db.transaction() as tx:
+            assert dead_letters.mark_replayed(tx, [("t", 0, 5), ("t", 0, 6)], NOW) == 1
+        for terms, offs in (
+            ({"topic": "t", "part": 0}, [5, 4]),
+            ({"off": 0}, [0]),
+            ({"reason": "future"}, [0]),
+            ({"replayed": True}, [5]),
+            ({"replayed": False, "part": 0}, [4]),
+            ({"topic": "other"}, []),
+        ):
+            wanted = dead_letters.Wanted(**terms)
+            assert dead_letters.find(db, wanted, limit=0)["off"].to_pylist() == offs
+            assert sum(dead_letters.counts(db, wanted)["n"].to_pylist()) == len(offs)
+        counted = db.query(
+            "SELECT reason, n, replayed, last_off FROM dead_letter_counts"
+        ).to_pylist()
+        assert [tuple(row.values()) for row in counted] == [
+            ("not json", 2, 1, 5),
+            ("future", 1, 0, 0),
+        ]
+
+
+def test_dead_letters_beyond_marks_come_in_log_order():
+    with fresh() as (db, _):
+        with db.transaction() as tx:
+            dead_letters.append(tx, DEAD)
+        found = dead_letters.beyond(db, {("t", 0): 5}, limit=10)
+        assert list(zip(found["part"].to_pylist(), found["off"].to_pylist(), strict=True)) == [
+            (0, 5),
+            (1, 0),
+        ]
+        assert dead_letters.beyond(db, {}, limit=1)["off"].to_pylist() == [4]
 
 
 def run_row(run_id, **changes):

@@ -40,31 +40,27 @@ ENGINE = tiny_engine()
 LOG = random_log(np.random.default_rng(4), 30, users=2, step_ms=6 * HOUR_MS)
 
 
-def test_too_many_bad_records_stop_the_run_and_keep_what_was_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [5, 1000])
+def test_too_many_bad_records_stop_the_run_at_the_one_too_many(tmp_path: Path, size: int) -> None:
     log: list[Any] = [*LOG[:10], *[b"{"] * 5, *LOG[10:]]
-    settings: dict[str, Any] = {"max_dead_share": 0.2, "min_dead_records": 4}
-    config = pipeline_config(ENGINE, max_batch_records=5, **settings)
+    config = pipeline_config(ENGINE, max_batch_records=size, max_dead_run=4)
     sink = MemorySink()
     with opened(
         tmp_path / "a.db", ENGINE, config, source=memory_source(log), sink=sink
     ) as pipeline:
-        with pytest.raises(DeadShareError, match=r"5 of 15 records are bad.*dead_letters") as found:
+        with pytest.raises(DeadShareError, match=r"4 records in a row are bad.*dlq list") as found:
             pipeline.run()
-        assert (found.value.dead, found.value.records) == (5, 15)
+        assert (found.value.dead, found.value.records) == (4, 14)
         assert len(sink.slates) == 10
-    config = pipeline_config(ENGINE, max_dead_share=1.0)
+        assert pipeline.db.query("SELECT count(*) AS n FROM dead_letters")["n"].to_pylist() == [4]
+    config = pipeline_config(ENGINE, max_dead_run=1000)
     with opened(
         tmp_path / "a.db", ENGINE, config, source=memory_source(log), sink=sink
     ) as pipeline:
         pipeline.run()
         assert len(outcome(pipeline, []).rows) == len(LOG)
-        assert pipeline.db.query("SELECT off FROM dead_letters")["off"].to_pylist() == [
-            10,
-            11,
-            12,
-            13,
-            14,
-        ]
+        dead = pipeline.db.query("SELECT off FROM dead_letters ORDER BY off")["off"].to_pylist()
+        assert dead == [10, 11, 12, 13, 14]
     assert len({slate.id for slate in sink.slates}) == len(sink.slates) == len(LOG)
 
 

@@ -134,7 +134,7 @@ def test_a_last_line_cut_off_is_a_problem(tmp_path: Path) -> None:
 
 def test_more_bad_records_than_a_replay_takes_are_a_problem(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", *(event(i) for i in range(300)), *(["{"] * 150), event(1))
-    assert "a replay stops above 10 %" in said(check(path), "problem")
+    assert "a replay stops above 20 %" in said(check(path), "problem")
     free = StreamConfig(max_dead_share=0.5)
     assert "a replay stops" not in said(check(path, stream=free), "problem")
 
