@@ -277,16 +277,22 @@ def asking(
 ) -> Iterator[tuple[Pipeline, Inspector]]:
     """Open an existing database for questions: a pipeline that answers requests, and an inspector."""
     with reading(db_path, loaded) as db:
-        engine = engine_of(db, model_path)
-        config = pipeline_config(loaded, engine.config if engine else None)
-        pipeline = Pipeline(
-            db=db,
-            identities=Identities.load(db),
-            engine=engine,
-            config=bound_config(db, loaded, config),
-            clock=WallClock(),
-        )
-        yield pipeline, Inspector(db, engine)
+        pipeline = answering(db, engine_of(db, model_path), Identities.load(db), loaded)
+        yield pipeline, Inspector(db, pipeline.engine, pipeline.identities)
+
+
+def answering(
+    db: Database, engine: Engine | None, identities: Identities, loaded: Loaded
+) -> Pipeline:
+    """Return a pipeline over an open database that answers requests and reads no log."""
+    config = pipeline_config(loaded, engine.config if engine else None)
+    return Pipeline(
+        db=db,
+        identities=identities,
+        engine=engine,
+        config=bound_config(db, loaded, config),
+        clock=WallClock(),
+    )
 
 
 def _guard_files(db: Database, source: FileSource) -> None:
