@@ -25,6 +25,7 @@ from infra.errors import InputError, QuestionError
 from storage.backup import BackupReport, backup
 from storage.doctor import run_checks
 from storage.errors import QueryError
+from storage.session import Stream
 from storage.sql import select
 from stream.inspect import Inspector, ItemView, UserView
 from stream.status import Status, status
@@ -32,10 +33,11 @@ from stream.status import Status, status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import pyarrow as pa
+
     from model.engine import Engine
     from storage.database import Database
     from storage.identities import Identities
-    from storage.session import Stream
     from stream.cache import CacheUse
     from stream.config import PipelineConfig
     from stream.pipeline import Pipeline
@@ -97,9 +99,20 @@ def rows(question: AskRows, held: Held) -> Iterator[Stream]:
     Raises:
         QuestionError: it is no single SELECT, or DuckDB refused it, at once or at a later row.
     """
+    with _refusing(), select(held.db, question.text, limit=question.limit) as found:
+        yield Stream(found.schema, _each(found.batches))
+
+
+def _each(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    with _refusing():
+        yield from batches
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """A statement that DuckDB refuses is a question put wrongly, no fault of the store."""
     try:
-        with select(held.db, question.text, limit=question.limit) as found:
-            yield found
+        yield
     except QueryError as err:
         raise QuestionError(str(err)) from err
 

@@ -166,16 +166,20 @@ class _Answering:
 
     def _send(self, question: AskRows, sink: _Sink, work: _Work[None]) -> None:
         """Write the rows of a SELECT to a sink; an error at a later row ends the stream with its line."""
-        notes: dict[bytes, bytes] = {wire.END: b""}
+        notes: dict[bytes, bytes] = {}
         with rows(question, self._held) as found:
             writer = pa.ipc.new_stream(pa.PythonFile(sink, "w"), found.schema)
-            try:
-                for batch in found.batches:
-                    writer.write_batch(batch)
-                    sink.flush()
-            except QuestionError as err:
-                notes = {wire.REFUSED: wire.refusal(work.late or err)}
-            writer.write_batch(wire.last_batch(found.schema), custom_metadata=notes)
+            while not notes:
+                try:
+                    batch = next(found.batches, None)
+                except Exception as err:  # noqa: BLE001 the process boundary, as in `ask`
+                    notes = {wire.REFUSED: wire.refusal(work.late or err)}
+                else:
+                    notes = {wire.END: b""} if batch is None else {}
+                writer.write_batch(
+                    wire.last_batch(found.schema) if notes else batch, custom_metadata=notes or None
+                )
+                sink.flush()
         writer.close()
         sink.flush()
         sink.ended = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http.client import HTTPException
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -101,7 +102,7 @@ def batches(reader: pa.RecordBatchStreamReader) -> Iterator[pa.RecordBatch]:
     while True:
         try:
             batch, metadata = reader.read_next_batch_with_custom_metadata()
-        except (StopIteration, OSError, pa.ArrowException) as err:
+        except (StopIteration, HTTPException, OSError, pa.ArrowException) as err:
             raise cut_off() from err
         notes = {} if metadata is None else dict(metadata)
         if REFUSED in notes:

@@ -1,7 +1,6 @@
-"""A process that owns a database and answers on its socket, for tests: python -m tests.infra.asking.owning DB ...
+"""A process that owns a database and answers on its socket: python -m tests.infra.asking.owning FOLDER DB
 
-It says `ready`, then obeys lines on its input until that ends: `to N` replays the log up to N records and says
-`at N`.
+It says `ready`, and closes the database when its input ends.
 """
 
 import asyncio
@@ -12,32 +11,28 @@ from infra.asking.app import owner_app, serve
 from infra.asking.sockets import socket_of
 from infra.settings import load
 from infra.wiring import ReplayPlan, replaying
+from tests.infra.conftest import World, world_in
 
 
-def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
-async def own(folder: Path, db: Path, slates: Path | None, limit_s: float) -> None:
-    plan = ReplayPlan(
-        log=str(folder / "log.jsonl"),
+def plan_of(world: World, db: Path, slates: Path | None = None) -> ReplayPlan:
+    """Return what replays a world's log into a database."""
+    return ReplayPlan(
+        log=str(world.log),
         db_path=db,
-        model_path=folder / "model.safetensors",
-        items_path=str(folder / "items.jsonl"),
+        model_path=world.model,
+        items_path=str(world.items),
         slates_path=slates,
     )
-    loaded = load(config_file=folder / "freshet.toml", environ={})
-    with replaying(plan, loaded) as pipeline:
-        async with serve(owner_app(pipeline, limit_s=limit_s), socket_of(db)):
-            say("ready")
-            while line := await asyncio.to_thread(sys.stdin.readline):
-                goal = int(line.split()[1])
-                while pipeline.summary.records < goal:
-                    await asyncio.to_thread(pipeline.run, max_records=5)
-                say(f"at {pipeline.summary.records}")
+
+
+async def own(world: World, db: Path) -> None:
+    loaded = load(config_file=world.config, environ={})
+    with replaying(plan_of(world, db), loaded) as pipeline:
+        async with serve(owner_app(pipeline), socket_of(db)):
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
+            await asyncio.to_thread(sys.stdin.read)
 
 
 if __name__ == "__main__":
-    folder_, db_, slates_, limit_ = sys.argv[1:]
-    asyncio.run(own(Path(folder_), Path(db_), Path(slates_) if slates_ else None, float(limit_)))
+    asyncio.run(own(world_in(Path(sys.argv[1])), Path(sys.argv[2])))

@@ -7,9 +7,10 @@ from io import StringIO
 
 import pytest
 
+from infra.asking.sockets import socket_of
 from infra.cli import run
 from infra.exits import ExitCode
-from tests.infra.asking.conftest import owning
+from tests.infra.asking.conftest import owner_process
 from tests.infra.conftest import Outcome, World, world_in
 from tests.infra.test_looking import busiest
 
@@ -82,9 +83,11 @@ def both(made, tmp_path_factory):
     shutil.copytree(made.folder, folder)
     world = world_in(folder)
     of_file = asked(world)
-    with owning(world, world.db) as owner:
+    with owner_process(world, world.db) as owner:
         of_owner = asked(world)
-        assert owner.end() == 0
+        owner.stdin.close()
+        assert owner.wait(30) == 0
+    assert not socket_of(world.db).exists()
     return of_file, of_owner
 
 
