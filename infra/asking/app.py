@@ -139,8 +139,8 @@ class _Answering:
         return web.Response(body=body, content_type=wire.ANSWER_TYPE)
 
     async def close(self, _: web.Application) -> None:
-        """Let the threads go."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the threads; what they worked on was stopped when its handler was."""
+        await asyncio.to_thread(self._pool.shutdown)
 
     async def _answer(self, question: Question[object]) -> bytes:
         def encoded(_: _Work[bytes]) -> bytes:
