@@ -66,7 +66,11 @@ class Held(Protocol):
 
     @property
     def engine(self) -> Engine | None:
-        """The model of its tokens."""
+        """The model of its tokens; what it computes for users is for the pipeline alone."""
+        ...
+
+    def spare_engine(self) -> Engine | None:
+        """Return that model where nobody else computes with it."""
         ...
 
     @property
@@ -163,13 +167,12 @@ def _doctor(question: AskDoctor, held: Held) -> DoctorAnswer:
     if question.exactness is not None:
         from stream.exactness import check_exactness  # noqa: PLC0415
 
-        if held.engine is None:
+        engine = held.spare_engine()
+        if engine is None:
             raise QuestionError(
                 f"{held.db.path}: has no model, so --exactness has nothing to compare; leave it out"
             )
-        exactness = check_exactness(
-            held.db, held.engine, users=question.exactness, seed=question.seed
-        )
+        exactness = check_exactness(held.db, engine, users=question.exactness, seed=question.seed)
     return DoctorAnswer(
         findings=findings,
         exactness=exactness,

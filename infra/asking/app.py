@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import pyarrow as pa
@@ -21,6 +22,8 @@ from infra.asking.answers import answer, rows
 from infra.asking.questions import AskRows
 from infra.asking.sockets import listening
 from infra.errors import MissingExtraError, QuestionError
+from infra.wiring import engine_of
+from model.engine import Engine
 from stream.score import Scorer
 
 try:
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from infra.asking.questions import Question
-    from model.engine import Engine
     from storage.database import Database
     from storage.identities import Identities
     from stream.cache import CacheUse
@@ -112,6 +114,10 @@ class InOwner:
     def engine(self) -> Engine | None:
         """The model of its tokens."""
         return self.pipeline.engine
+
+    def spare_engine(self) -> Engine | None:
+        """Return the model anew: the scorer computes with its own meanwhile."""
+        return engine_of(self.db, None, load=partial(Engine.load, threads=1))
 
     @property
     def identities(self) -> Identities:

@@ -148,6 +148,10 @@ class OnFile:
 
         return engine_of(self.db, self._model_path)
 
+    def spare_engine(self) -> Engine | None:
+        """Return the model: nothing else runs here."""
+        return self.engine
+
     @cached_property
     def identities(self) -> Identities:
         """Internal ids of users and items."""
