@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from infra.exits import ExitCode, epilog, exit_code
+from infra.exits import ExitCode, epilog, error_text, exit_code
 
 # name: (module under infra.commands, what the help page says); listed in the order of a first day.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "Print positions, lag, tokens and failures of a database."),
     "sql": ("sql", "Run one SELECT on a database."),
     "doctor": ("doctor", "Check a database: ranges, positions, tokens, checksums, versions."),
+    "backup": ("backup", "Copy a database while it is used, or not."),
+    "restore": ("restore", "Check a backup and put it in the place of a database."),
     "diff": ("diff", "Compare the slates of two runs."),
     "bench": ("bench", "Measure speed and memory against baselines, and write the figures."),
     "torture": (
@@ -129,7 +131,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except BaseException as err:  # noqa: BLE001 - the outermost place: all becomes one line and a code
         if debug:
             traceback.print_exc()
-        return _refuse(_error_text(err), exit_code(err))
+        return _refuse(error_text(err), exit_code(err))
 
 
 def main() -> NoReturn:
@@ -151,15 +153,3 @@ def _usage_text(err: click.ClickException) -> str:
     context = getattr(err, "ctx", None)
     path = context.command_path if context is not None else "freshet"
     return f"{text} — see `{path} --help`"
-
-
-def _error_text(err: BaseException) -> str:
-    code = exit_code(err)
-    if code is ExitCode.INTERRUPTED:
-        return "interrupted; what was committed is kept, the same command resumes"
-    if isinstance(err, OSError) and code is ExitCode.INPUT:
-        where = f"{err.filename}: " if err.filename else ""
-        return f"{where}{err.strerror or err} — check the path and its permissions"
-    if code is ExitCode.UNEXPECTED:
-        return f"unexpected {type(err).__name__}: {err} — run again with --debug and report it"
-    return str(err)

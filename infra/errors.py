@@ -2,6 +2,8 @@
 
 InfraError
 ├── SettingsError    a configuration file, variable or flag can not be used
+├── QuestionError    a question to a database can not be answered as it was put
+├── AnswerError      the process that owns a database refused a question
 ├── InputError       a file named on the command line can not be used
 ├── MismatchError    database, checkpoint and settings do not fit together
 ├── MissingExtraError  an optional dependency is not installed
@@ -31,3 +33,19 @@ class MissingExtraError(InfraError):
 
 class BrokerUnavailableError(InfraError):
     """A Kafka broker can not be started here: no Java, no jars, or it ended at once."""
+
+
+class QuestionError(InfraError):
+    """A question to a database can not be answered as it was put."""
+
+
+class AnswerError(InfraError):
+    """The process that owns a database refused a question, or ended before it had answered.
+
+    Attributes:
+        exit_code: what the command would have ended with in that process.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)

@@ -60,7 +60,27 @@ class ExitCode(IntEnum):
 def exit_code(error: BaseException) -> ExitCode:
     """Return the exit code for an error, `UNEXPECTED` for one that no layer declares."""
     # Imported on demand: a help page must not pay for the layers, and a failed run can.
+    from infra.errors import AnswerError  # noqa: PLC0415
+
+    if isinstance(error, AnswerError):
+        return ExitCode(error.exit_code)
     return next((code for kinds, code in _table() if isinstance(error, kinds)), ExitCode.UNEXPECTED)
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error as the one line that a person reads: what, where, and what to do."""
+    from infra.errors import AnswerError  # noqa: PLC0415
+
+    code = exit_code(error)
+    if code is ExitCode.INTERRUPTED:
+        return "interrupted; what was committed is kept, the same command resumes"
+    if isinstance(error, OSError) and code is ExitCode.INPUT:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error} — check the path and its permissions"
+    if code is ExitCode.UNEXPECTED and not isinstance(error, AnswerError):
+        kind = type(error).__name__
+        return f"unexpected {kind}: {error} — run again with --debug and report it"
+    return str(error)
 
 
 def epilog() -> str:
@@ -79,6 +99,7 @@ def _table() -> list[tuple[tuple[type[BaseException], ...], ExitCode]]:
         (
             (
                 errors.SettingsError,
+                errors.QuestionError,
                 errors.MissingExtraError,
                 errors.BrokerUnavailableError,
                 stream_errors.ConfigError,
@@ -98,6 +119,7 @@ def _table() -> list[tuple[tuple[type[BaseException], ...], ExitCode]]:
         ((storage_errors.LockedError,), ExitCode.LOCKED),
         ((storage_errors.DiskFullError, stream_errors.SinkFullError), ExitCode.NO_ROOM),
         ((storage_errors.FencedError,), ExitCode.TAKEN_OVER),
+        ((storage_errors.ExistsError,), ExitCode.INPUT),
         ((storage_errors.StorageError,), ExitCode.STORAGE),
         ((stream_errors.LostRecordsError,), ExitCode.LOST_RECORDS),
         ((stream_errors.StalledError,), ExitCode.STALLED),

@@ -2,7 +2,7 @@
 
 import atexit
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -86,15 +86,22 @@ def load_engine(path: Path) -> Engine:
     return engine
 
 
-def engine_of(db: Database, model_path: Path | None) -> Engine | None:
-    """Return the engine of the database's active version; `model_path` says where the file is now.
+def engine_of(
+    db: Database, model_path: Path | None, *, load: Callable[[Path], Engine] = load_engine
+) -> Engine | None:
+    """Return the engine of the database's active version.
+
+    Args:
+        db: the database.
+        model_path: where the checkpoint is now; None where it was last.
+        load: what reads it.
 
     Raises:
         MismatchError: the checkpoint is gone, or is not the version whose tokens the database holds.
     """
     row = active(db)
     if row is None:
-        return None if model_path is None else load_engine(model_path)
+        return None if model_path is None else load(model_path)
     known = db.get_meta(MODEL_PATH_KEY)
     path = model_path or (Path(known) if known else None)
     if path is None or not path.exists():
@@ -102,7 +109,7 @@ def engine_of(db: Database, model_path: Path | None) -> Engine | None:
             f"{path or db.path}: the checkpoint of version {row.version} is not there;"
             " name it with --model"
         )
-    engine = load_engine(path)
+    engine = load(path)
     if engine.version != row.version:
         raise MismatchError(
             f"{path} is version {engine.version}, {db.path} holds tokens of {row.version};"
@@ -277,16 +284,22 @@ def asking(
 ) -> Iterator[tuple[Pipeline, Inspector]]:
     """Open an existing database for questions: a pipeline that answers requests, and an inspector."""
     with reading(db_path, loaded) as db:
-        engine = engine_of(db, model_path)
-        config = pipeline_config(loaded, engine.config if engine else None)
-        pipeline = Pipeline(
-            db=db,
-            identities=Identities.load(db),
-            engine=engine,
-            config=bound_config(db, loaded, config),
-            clock=WallClock(),
-        )
-        yield pipeline, Inspector(db, engine)
+        pipeline = answering(db, engine_of(db, model_path), Identities.load(db), loaded)
+        yield pipeline, Inspector(db, pipeline.engine, pipeline.identities)
+
+
+def answering(
+    db: Database, engine: Engine | None, identities: Identities, loaded: Loaded
+) -> Pipeline:
+    """Return a pipeline over an open database that answers requests and reads no log."""
+    config = pipeline_config(loaded, engine.config if engine else None)
+    return Pipeline(
+        db=db,
+        identities=identities,
+        engine=engine,
+        config=bound_config(db, loaded, config),
+        clock=WallClock(),
+    )
 
 
 def _guard_files(db: Database, source: FileSource | RecordedSource) -> None:

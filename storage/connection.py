@@ -121,10 +121,25 @@ def _running_error(path: Path, error: duckdb.Error) -> StorageError:
         return full
     text = one_line(error)
     if isinstance(error, duckdb.FatalException | duckdb.InternalException):
-        return FatalStorageError(
-            f"{path}: the database stopped ({text}); leave the process and start it again"
-        )
+        return _fatal(path, text)
     return QueryError(f"{path}: {text}")
+
+
+def streaming_error(path: Path, error: OSError) -> StorageError:
+    """Return our error for one of DuckDB that Arrow raised while a result was read."""
+    full = no_room(path, error)
+    if full is not None:
+        return full
+    text = one_line(error)
+    if text.startswith(("FATAL", "INTERNAL")):
+        return _fatal(path, text)
+    return QueryError(f"{path}: {text}")
+
+
+def _fatal(path: Path, text: str) -> FatalStorageError:
+    return FatalStorageError(
+        f"{path}: the database stopped ({text}); leave the process and start it again"
+    )
 
 
 def no_room(path: Path, error: BaseException) -> DiskFullError | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -119,6 +119,23 @@ class Database:
         """
         return self._session()[1].query(sql, params, tables=tables)
 
+    def stopper(self) -> Callable[[], None]:
+        """Return what stops the query that this thread runs, for another thread to call."""
+        return self._session()[0].interrupt
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Keep writers out for the block, with everything committed in the file and nothing in its log.
+
+        Readers go on. Do not open the file in this process, not even to copy it.
+        """
+        with self._writing():
+            with translated(self._path):
+                reach("checkpoint.begin")
+                self._writer.execute("CHECKPOINT").fetchall()
+                reach("checkpoint.end")
+            yield
+
     def get_meta(self, key: str) -> str | None:
         """Return the value stored under `key`, None when there is none."""
         return get_meta(self, key)
@@ -129,10 +146,8 @@ class Database:
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the file."""
-        with self._writing(), translated(self._path):
-            reach("checkpoint.begin")
-            self._writer.execute("CHECKPOINT").fetchall()
-            reach("checkpoint.end")
+        with self.at_rest():
+            pass
 
     def close(self) -> None:
         """Close every cursor and the file; closing twice does nothing."""

@@ -2,6 +2,7 @@
 
 StorageError
 |-- LockedError             another process holds the file; carries its pid
+|-- ExistsError             a file is in the place of a copy
 |-- CorruptFileError        the file is damaged or not ours
 |-- FatalStorageError       DuckDB gave up on the file: leave the process and start again
 |-- QueryError              a statement DuckDB refused
@@ -36,9 +37,11 @@ class LockedError(StorageError):
         self.path = path
         self.pid = pid
         holder = f"process {pid}" if pid is not None else "another process"
-        super().__init__(
-            f"{path} is held by {holder}: stop it, or send the command to it while it runs"
-        )
+        super().__init__(f"{path} is held by {holder}: stop it first, or wait until it ends")
+
+
+class ExistsError(StorageError):
+    """A file is in the place where a copy would go."""
 
 
 class CorruptFileError(StorageError):

@@ -41,6 +41,8 @@ POINTS: dict[str, str] = {
     "merge.deleted": "inside a merge of runs: the old runs are deleted",
     "checkpoint.begin": "a checkpoint begins",
     "checkpoint.end": "a checkpoint is done",
+    "backup.copied": "a backup is copied and opened once, and does not have its name yet",
+    "restore.checked": "the copy of a backup has passed its checks, and is not in the database's place",
     "catchup.begin": "rows that were stored before a crash are about to be answered",
     "catchup.answered": "rows that were stored before a crash are answered",
 }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
-from storage.connection import translated
+from storage.connection import streaming_error, translated
 from storage.errors import StorageError
 from storage.records import Param
 
@@ -50,8 +51,40 @@ class Session:
             return relation.to_arrow_table()
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Rows of one SELECT, computed as they are read: their schema, and their batches, once."""
+
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
+
+
 class Snapshot(Session):
     """Consistent reads: every query sees the same committed state."""
+
+    @contextmanager
+    def stream(self, sql: str, batch_rows: int) -> Iterator[Stream]:
+        """Yield the result of one SELECT; until the block ends the snapshot takes no other query.
+
+        Raises:
+            QueryError: DuckDB refused the statement, at its start or while its rows are read.
+            FatalStorageError: The process must end.
+        """
+        with translated(self._path):
+            reader = self._cursor.sql(sql).to_arrow_reader(batch_rows)
+        try:
+            yield Stream(reader.schema, self._batches(reader))
+        finally:
+            reader.close()
+
+    def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        while True:
+            try:
+                yield reader.read_next_batch()
+            except StopIteration:
+                return
+            except OSError as error:  # how Arrow hands on an error of the producer
+                raise streaming_error(self._path, error) from error
 
 
 class Tx(Session):

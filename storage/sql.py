@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import duckdb
-import pyarrow as pa
 
 from storage.connection import one_line
 from storage.database import Database
 from storage.errors import QueryError
+from storage.session import Stream
 
 __all__ = ["select"]
 
+_BATCH_ROWS = 2_048
+"""Rows computed at once: a token group may have some ten kilobytes."""
 
-def select(db: Database, text: str, *, limit: int = 0) -> tuple[pa.Table, bool]:
-    """Return the rows of one SELECT and whether more of them were left out.
+
+@contextmanager
+def select(db: Database, text: str, *, limit: int = 0) -> Iterator[Stream]:
+    """Yield the rows of one SELECT, computed as they are read.
 
     The statement runs in a snapshot that is rolled back, so nothing it does can stay.
 
     Args:
-        db: The database.
+        db: The database; this thread takes no other query of it until the block ends.
         text: One SELECT (also WITH, FROM, VALUES, SHOW, DESCRIBE).
         limit: Rows at most; 0 for all.
 
     Raises:
-        QueryError: The text is no single SELECT, or DuckDB refused it.
+        QueryError: The text is no single SELECT, or DuckDB refused it, at once or at a later row.
     """
     statement = _one_select(text)
-    capped = f"SELECT * FROM (\n{statement}\n) LIMIT {limit + 1:d}" if limit else statement  # noqa: S608 a SELECT by intent
-    with db.snapshot() as read:
-        found = read.query(capped)
-    more = bool(limit) and found.num_rows > limit
-    return (found.slice(0, limit) if more else found), more
+    capped = f"SELECT * FROM (\n{statement}\n) LIMIT {limit:d}" if limit else statement  # noqa: S608 a SELECT by intent
+    with db.snapshot() as read, read.stream(capped, _BATCH_ROWS) as rows:
+        yield rows
 
 
 def _one_select(text: str) -> str:

@@ -13,6 +13,7 @@ from storage import items as item_store
 from storage.identities import Identities
 from storage.interactions import load_history
 from storage.tokens import group_counts
+from stream.exactness_report import ExactnessReport
 from stream.history import UserRows, model_rows, rows_by_user
 from stream.loading import LoadRequest, StateLoader, WindowRule
 from stream.shared import Shared
@@ -26,37 +27,6 @@ if TYPE_CHECKING:
 TOP = 10
 LIMITS = {"float16": (5e-3, 0.99), "float32": (1e-5, 0.99), "float64": (1e-10, 0.99)}
 """Per state dtype: largest allowed difference of a cosine score, least allowed top-10 overlap."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExactnessReport:
-    """Scores through storage against one masked forward pass.
-
-    Attributes:
-        users: users compared.
-        groups: token groups read for them.
-        recents: raw interactions extended after the groups.
-        candidates: items scored per user.
-        state_dtype: dtype of the stored tokens.
-        largest_difference: of any cosine score of any user.
-        overlap: mean share of the top 10 that both ways agree on.
-        allowed_difference: limit for this dtype.
-        allowed_overlap: limit for this dtype.
-        ok: both limits hold.
-        worst_user: user with the largest difference.
-    """
-
-    users: int
-    groups: int
-    recents: int
-    candidates: int
-    state_dtype: str
-    largest_difference: float
-    overlap: float
-    allowed_difference: float
-    allowed_overlap: float
-    ok: bool
-    worst_user: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,12 +156,15 @@ class Inspector:
     Args:
         db: the database.
         engine: the model of the tokens; without one, tokens have no words.
+        identities: internal ids, if they are in memory already.
     """
 
-    def __init__(self, db: Database, engine: Engine | None) -> None:
+    def __init__(
+        self, db: Database, engine: Engine | None, identities: Identities | None = None
+    ) -> None:
         self._db = db
         self._engine = engine
-        self._ids = Identities.load(db)
+        self._ids = identities or Identities.load(db)
         self._catalogue: _Catalogue | None = None
 
     def user(

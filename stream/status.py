@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from storage import dead_letters
-from storage.runs import failures, list_runs
+from storage.runs import FailureRow, RunRow, failures, list_runs
 from storage.usage import Usage, usage
 from stream.cache import CACHE_KEY, CacheUse
 
@@ -37,9 +37,9 @@ class Status:
     Attributes:
         sizes: rows per kind.
         limits: what is bounded, each with what it takes now ("used", None where only the process that
-            runs the pipeline knows) and its limit; figures of cached states are those at the end of
-            the newest scoring run.
-        cache: what the cache of states held then, and how often it helped; None before any such run.
+            runs the pipeline knows) and its limit.
+        cache: what the cache of states holds, and how often it helped: now in a process that scores, else when
+            the newest scoring run ended; None before any such run.
         partitions: rows of the view `ingest_lag`, times in milliseconds.
         coverage: rows of the view `coverage`.
         staleness: due and missing segments per model version.
@@ -54,15 +54,25 @@ class Status:
     partitions: list[Row]
     coverage: list[Row]
     staleness: list[Row]
-    runs: list[Any]
-    failures: list[Any]
+    runs: list[RunRow]
+    failures: list[FailureRow]
     dead_letters: list[Row]
 
 
-def status(db: Database, config: PipelineConfig, *, run_limit: int = 5) -> Status:
-    """Return the status of a database, its tables read in one snapshot, beside the limits of a configuration."""
-    stored = db.get_meta(CACHE_KEY)
-    cache = None if stored is None else msgspec.json.decode(stored, type=CacheUse)
+def status(
+    db: Database, config: PipelineConfig, *, cache: CacheUse | None = None, run_limit: int = 5
+) -> Status:
+    """Return the status of a database, its tables read in one snapshot, beside the limits of a configuration.
+
+    Args:
+        db: the database.
+        config: its limits.
+        cache: where the cache of a scorer stands now; None takes what the newest scoring run left.
+        run_limit: refresh runs at most.
+    """
+    stored = None if cache else db.get_meta(CACHE_KEY)
+    if stored is not None:
+        cache = msgspec.json.decode(stored, type=CacheUse)
     limits = _limits(usage(db), cache, config)
     with db.snapshot() as read:
         return Status(

@@ -4,16 +4,13 @@ from pathlib import Path
 
 import click
 
-from infra.cli import installed_version
-from infra.databases import reading
+from infra.asking.owner import owner_of
+from infra.asking.questions import AskDoctor
 from infra.exits import ExitCode
 from infra.options import ANY_PATH, db_option, json_option, read_settings, settings_options
 from infra.output import console, print_json, table
-from infra.wiring import engine_of, versions
 from storage import wal
-from storage.database import Database
-from storage.doctor import run_checks
-from stream.exactness import ExactnessReport, check_exactness
+from stream.exactness_report import ExactnessReport
 
 
 @click.command("doctor")
@@ -48,25 +45,24 @@ def command(
     """
     loaded = read_settings(config_file, assignments)
     repaired = wal.repair_wal(db_path) if repair_wal and db_path.is_file() else None
-    with reading(db_path, loaded) as db:
-        findings = run_checks(db)
-        exact = None if exactness is None else _exactness(db, model_path, exactness, seed)
-    healthy = all(found.ok for found in findings) and (exact is None or exact.ok)
+    with owner_of(db_path, loaded, model_path) as owner:
+        found = owner.ask(AskDoctor(exactness=exactness, seed=seed))
+    exact = found.exactness
+    healthy = all(one.ok for one in found.findings) and (exact is None or exact.ok)
     if as_json:
         print_json({
             "healthy": healthy,
-            "findings": findings,
-            "versions": {"freshet": installed_version(), **versions()},
+            "findings": found.findings,
+            "versions": found.versions,
             "exactness": exact,
             "repaired": repaired,
         })
     else:
         _print_repair(repaired)
-        rows = [("ok" if found.ok else "FAIL", found.check, found.detail) for found in findings]
+        rows = [("ok" if one.ok else "FAIL", one.check, one.detail) for one in found.findings]
         console().print(table(f"doctor: {db_path}", ["ok", "check", "detail"], rows))
         _print_exactness(exact)
-        parts = [f"freshet {installed_version()}"]
-        console().print(", ".join(parts + [f"{name} {text}" for name, text in versions().items()]))
+        console().print(", ".join(f"{name} {text}" for name, text in found.versions.items()))
     return ExitCode.OK if healthy else ExitCode.FOUND
 
 
@@ -77,13 +73,6 @@ def _print_repair(repaired: wal.WalRepair | None) -> None:
             f" as it was: {repaired.copy}; replay the log to store again what was cut",
             soft_wrap=True,
         )
-
-
-def _exactness(db: Database, model_path: Path | None, users: int, seed: int) -> ExactnessReport:
-    engine = engine_of(db, model_path)
-    if engine is None:
-        raise click.UsageError("the database has no model, so --exactness has nothing to compare")
-    return check_exactness(db, engine, users=users, seed=seed)
 
 
 def _print_exactness(report: ExactnessReport | None) -> None:

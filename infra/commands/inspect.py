@@ -1,17 +1,15 @@
 """`freshet inspect user|item|tokens`: what is stored, and what the tokens mean in words."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
 import click
 from rich.console import Console
 from rich.tree import Tree
 
-from infra.databases import reading
-from infra.errors import InputError
+from infra.asking.owner import owner_of
+from infra.asking.questions import AskItem, AskTokens, AskUser
 from infra.options import (
     ANY_PATH,
     TIME,
@@ -21,12 +19,9 @@ from infra.options import (
     settings_options,
 )
 from infra.output import console, duration, iso_ms, print_json, table
-from infra.wiring import asking, engine_of
 from stream.clock import to_ms
-from stream.inspect import GroupView, Inspector, ItemView, Near, UserView
+from stream.inspect import GroupView, ItemView, Near, UserView
 from stream.slates import Slate
-
-T = TypeVar("T")
 
 model_option = click.option(
     "--model", "model_path", type=ANY_PATH, help="Where the checkpoint is now, if it moved."
@@ -68,24 +63,18 @@ def user(
 
     Without --at the slate is what a request at the user's newest event would get.
     """
-    loaded = read_settings(config_file, assignments)
-    with asking(db_path, model_path, loaded) as (pipeline, inspector):
-        found = _known(
-            inspector.user(
-                user_id, at_ms=None if at is None else to_ms(at), rows=rows, nearest=nearest
-            ),
-            "user", user_id, inspector,
-        )  # fmt: skip
-        slate = pipeline.recommend(user_id, at_ms=None if at is None else to_ms(at), top_k=k)
-        words = inspector.texts([item.item_id for item in slate.items])
+    at_ms = None if at is None else to_ms(at)
+    question = AskUser(user_id=user_id, at_ms=at_ms, rows=rows, nearest=nearest, top_k=k)
+    with owner_of(db_path, read_settings(config_file, assignments), model_path) as owner:
+        found = owner.ask(question)
     if as_json:
-        print_json({"user": found, "slate": slate})
+        print_json({"user": found.user, "slate": found.slate})
         return
     out = console()
-    _print_head(out, found)
-    _print_groups(out, found.groups)
-    _print_rows(out, found)
-    print_slate(out, slate, words)
+    _print_head(out, found.user)
+    _print_groups(out, found.user.groups)
+    _print_rows(out, found.user)
+    print_slate(out, found.slate, found.words)
 
 
 @command.command("tokens")
@@ -109,17 +98,10 @@ def tokens(
     as_json: bool,
 ) -> None:
     """Show the token groups of one user: period, age, provenance, and the items each token is near to."""
-    with _inspector(db_path, model_path, config_file, assignments) as inspector:
-        found = _known(
-            inspector.user(
-                user_id,
-                at_ms=None if at is None else to_ms(at),
-                rows=1,
-                nearest=nearest,
-                groups=newest,
-            ),
-            "user", user_id, inspector,
-        )  # fmt: skip
+    at_ms = None if at is None else to_ms(at)
+    question = AskTokens(user_id=user_id, at_ms=at_ms, nearest=nearest, newest=newest)
+    with owner_of(db_path, read_settings(config_file, assignments), model_path) as owner:
+        found = owner.ask(question)
     if as_json:
         print_json({
             "user_id": user_id,
@@ -152,8 +134,8 @@ def item(
     as_json: bool,
 ) -> None:
     """Show one item: text, availability, use, heaviest users, and the items nearest to it in the model."""
-    with _inspector(db_path, model_path, config_file, assignments) as inspector:
-        found = _known(inspector.item(item_id, nearest=nearest), "item", item_id, inspector)
+    with owner_of(db_path, read_settings(config_file, assignments), model_path) as owner:
+        found = owner.ask(AskItem(item_id=item_id, nearest=nearest))
     if as_json:
         print_json(found)
         return
@@ -176,22 +158,6 @@ def print_slate(out: Console, slate: Slate, words: dict[str, str | None]) -> Non
         for place, one in enumerate(slate.items, start=1)
     ]
     out.print(table("", ["#", "item", "text", "score"], rows, right=["#", "score"]))
-
-
-@contextmanager
-def _inspector(
-    db_path: Path, model_path: Path | None, config_file: Path | None, assignments: tuple[str, ...]
-) -> Iterator[Inspector]:
-    with reading(db_path, read_settings(config_file, assignments)) as db:
-        yield Inspector(db, engine_of(db, model_path))
-
-
-def _known(found: T | None, kind: str, name: str, inspector: Inspector) -> T:
-    if found is None:
-        similar = inspector.similar_ids(name, kind=kind)
-        hint = f"; stored ids like it: {', '.join(similar)}" if similar else ""
-        raise InputError(f"there is no {kind} {name!r} in the database{hint}")
-    return found
 
 
 def _print_head(out: Console, found: UserView) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import click
 
+from infra.asking.owner import owner_of
+from infra.asking.questions import AskSlate
 from infra.commands.inspect import print_slate
 from infra.options import ANY_PATH, TIME, db_option, json_option, read_settings, settings_options
 from infra.output import console, print_json
-from infra.wiring import asking
 from stream.clock import to_ms
 
 
@@ -35,10 +36,10 @@ def command(
     A user the database does not know gets recent popularity, with the reason `cold_user`.
     """
     loaded = read_settings(config_file, assignments)
-    with asking(db_path, model_path, loaded) as (pipeline, inspector):
-        slate = pipeline.recommend(user_id, at_ms=None if at is None else to_ms(at), top_k=k)
-        words = inspector.texts([item.item_id for item in slate.items])
+    question = AskSlate(user_id=user_id, at_ms=None if at is None else to_ms(at), top_k=k)
+    with owner_of(db_path, loaded, model_path) as owner:
+        found = owner.ask(question)
     if as_json:
-        print_json(slate)
+        print_json(found.slate)
         return
-    print_slate(console(), slate, words)
+    print_slate(console(), found.slate, found.words)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import click
 
-from infra.databases import limits_of, reading
+from infra.asking.owner import owner_of
+from infra.asking.questions import AskStatus
 from infra.options import db_option, json_option, read_settings, settings_options
 from infra.output import cell, console, iso_ms, print_json, table
-from stream.status import Row, Status, status
+from stream.status import Row, Status
 
 
 @click.command("status")
@@ -19,9 +20,8 @@ def command(
     db_path: Path, config_file: Path | None, assignments: tuple[str, ...], as_json: bool
 ) -> None:
     """Print the state of a database: sizes, partitions and lag, tokens and what is due, dead letters."""
-    loaded = read_settings(config_file, assignments)
-    with reading(db_path, loaded) as db:
-        found = status(db, limits_of(loaded))
+    with owner_of(db_path, read_settings(config_file, assignments)) as owner:
+        found = owner.ask(AskStatus())
     if as_json:
         print_json(found)
     else:

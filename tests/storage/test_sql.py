@@ -1,7 +1,9 @@
 """SQL of a person: one SELECT, nothing written."""
 
+import threading
 from datetime import UTC, datetime
 
+import pyarrow as pa
 import pytest
 
 from storage.database import Database
@@ -15,6 +17,11 @@ def db(tmp_path):
         yield opened
 
 
+def table(db, text, *, limit=0):
+    with select(db, text, limit=limit) as rows:
+        return pa.Table.from_batches(rows.batches, schema=rows.schema)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -26,21 +33,42 @@ def db(tmp_path):
     ],
 )
 def test_every_form_of_a_select_runs(db, text):
-    found, more = select(db, text, limit=5)
-    assert found.to_pylist() == [{"a": 1}]
-    assert not more
+    assert table(db, text, limit=5).to_pylist() == [{"a": 1}]
 
 
 def test_tables_can_be_listed_and_described(db):
-    assert "meta" in select(db, "show tables")[0]["name"].to_pylist()
-    assert select(db, "describe meta")[0]["column_name"].to_pylist() == ["key", "value"]
+    assert "meta" in table(db, "show tables")["name"].to_pylist()
+    assert table(db, "describe meta")["column_name"].to_pylist() == ["key", "value"]
 
 
-def test_the_limit_keeps_the_order_and_says_that_there_is_more(db):
-    found, more = select(db, "select * from range(100) t(n) order by n desc", limit=3)
+def test_the_limit_keeps_the_order(db):
+    found = table(db, "select * from range(100) t(n) order by n desc", limit=3)
     assert found["n"].to_pylist() == [99, 98, 97]
-    assert more
-    assert not select(db, "select * from range(3)", limit=3)[1]
+
+
+def test_rows_are_computed_as_they_are_read(db):
+    with select(db, "select * from range(1000000000000) t(n)") as rows:
+        assert next(rows.batches)["n"][0].as_py() == 0
+    assert table(db, "select 1 as a").num_rows == 1
+
+
+def test_an_error_at_a_later_row_is_told_in_one_line_when_it_is_reached(db):
+    text = "select if(n < 1000000, n, error('no')) as n from range(1000001) t(n)"
+    with select(db, text) as rows:
+        assert next(rows.batches)["n"][0].as_py() == 0
+        with pytest.raises(QueryError, match="no") as caught:
+            list(rows.batches)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_thread_can_stop_a_query(db):
+    stop = db.stopper()
+    timer = threading.Timer(0.05, stop)
+    timer.start()
+    with pytest.raises(QueryError, match="Interrupt"):
+        table(db, "select count(*) as n from range(1000000) a, range(1000000) b")
+    timer.join()
+    assert table(db, "select 1 as a").num_rows == 1
 
 
 @pytest.mark.parametrize(
@@ -61,20 +89,20 @@ def test_the_limit_keeps_the_order_and_says_that_there_is_more(db):
     ],
 )
 def test_anything_else_is_refused(db, text):
-    before = select(db, "from meta")[0]
+    before = table(db, "from meta")
     with pytest.raises(QueryError):
-        select(db, text)
-    assert select(db, "from meta")[0] == before
+        table(db, text)
+    assert table(db, "from meta") == before
 
 
 @pytest.mark.parametrize("text", ["selec 1", "select * from nowhere", "select ("])
 def test_a_mistake_is_told_in_one_line(db, text):
     with pytest.raises(QueryError) as caught:
-        select(db, text)
+        table(db, text)
     assert "\n" not in str(caught.value)
 
 
 def test_the_database_can_be_used_after_a_mistake(db):
     with pytest.raises(QueryError):
-        select(db, "select * from nowhere")
-    assert select(db, "select 1 as a")[0].to_pylist() == [{"a": 1}]
+        table(db, "select * from nowhere")
+    assert table(db, "select 1 as a").to_pylist() == [{"a": 1}]
