@@ -59,9 +59,13 @@ class OffsetReport:
                 self._answered(sent, err)
         self._consumer.close(autocommit=False, timeout_ms=int(timeout_s * 1000))
 
-    def _answered(self, _offsets: object, response: object) -> None:
-        """Log the first failure of a series, and its end."""
+    def _answered(
+        self, offsets: Mapping[TopicPartition, OffsetAndMetadata], response: object
+    ) -> None:
+        """Log the first failure of a series, and its end; what failed is told again later."""
         failed = isinstance(response, Exception)
+        if failed:
+            self._pending = {**offsets, **self._pending}
         if failed and not self._failing:
             _log.warning(
                 "offsets not reported to the group, lag displays stand still: %s", response

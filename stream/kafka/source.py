@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kafka.consumer.fetcher import ConsumerRecord
     from numpy.typing import NDArray
 
+    from stream.events import Headers
     from stream.kafka.report import OffsetReport
     from stream.sources.records import Records
 
@@ -38,7 +39,7 @@ class Decode(Protocol):
         offsets: NDArray[np.int64],
         values: Sequence[bytes | None],
         keys: Sequence[bytes | None],
-        headers: Sequence[Sequence[tuple[str, bytes]]],
+        headers: Sequence[Headers],
         append_ts_ms: Sequence[int | None],
         /,
     ) -> Records:
@@ -209,6 +210,7 @@ class KafkaSource:
             items=pa.concat_tables([ITEM_SCHEMA.empty_table(), *(part.items for part in parts)]),
             dead=[letter for part in parts for letter in part.dead],
             ranges=ranges,
+            originals=[part.originals for part in parts if part.originals is not None],
         )
 
     def _decoded(self, partition: Partition, found: list[ConsumerRecord]) -> Records:

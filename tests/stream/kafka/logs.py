@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaProducer
 
+from stream.config import FormatsConfig
 from stream.events import Partition, empty_batch
+from stream.formats.decoder import TopicDecoder
 from stream.kafka.config import KafkaConfig
-from stream.kafka.json_decoding import JsonTopics
 from stream.kafka.source import KafkaSource
 from stream.kafka.starting import consumer_of
 
@@ -29,6 +30,10 @@ def settings(broker: Any, topic: str, *, items: str = "", **changes: Any) -> Kaf
     return KafkaConfig(
         bootstrap_servers=broker.bootstrap, interactions_topic=topic, items_topic=items, **changes
     )
+
+
+def decoder(config: KafkaConfig) -> TopicDecoder:
+    return TopicDecoder(FormatsConfig(), config.items_topic)
 
 
 @contextmanager
@@ -66,7 +71,7 @@ def reading(
     config: KafkaConfig, start: Mapping[Partition, int], **options: Any
 ) -> Iterator[KafkaSource]:
     """A source without a database."""
-    source = KafkaSource(consumer_of(config), start, JsonTopics(config), **options)
+    source = KafkaSource(consumer_of(config), start, decoder(config), **options)
     try:
         yield source
     finally:

@@ -29,11 +29,10 @@ from stream.errors import (
 from stream.ingest import Ingest
 from stream.judge import SegmentRule
 from stream.kafka.config import KafkaConfig
-from stream.kafka.json_decoding import JsonTopics
 from stream.kafka.source import KafkaSource
 from stream.kafka.starting import Start, open_source, parse_start
 from tests.brokers.backends import TestBroker
-from tests.stream.kafka.logs import PATIENCE_S, event, producing, settings
+from tests.stream.kafka.logs import PATIENCE_S, decoder, event, producing, settings
 from tests.stream.support import NOW
 
 MakeTopic = Callable[..., str]
@@ -50,7 +49,7 @@ def db(tmp_path: Path) -> Iterator[Database]:
 def started(
     db: Database, config: KafkaConfig, start: Start = "earliest", **options: Any
 ) -> Iterator[KafkaSource]:
-    source = open_source(db, config, JsonTopics(config), start=start, now=NOW, **options)
+    source = open_source(db, config, decoder(config), start=start, now=NOW, **options)
     try:
         yield source
     finally:
