@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "Look at a user, an item or the tokens of a user."),
     "status": ("status", "Print positions, lag, tokens and failures of a database."),
     "sql": ("sql", "Run one SELECT on a database."),
+    "dlq": ("dlq", "Look at bad records, and send them again."),
+    "export-log": ("export_log", "Record the topics as files that a replay reads."),
     "doctor": ("doctor", "Check a database: ranges, positions, tokens, checksums, versions."),
     "backup": ("backup", "Copy a database while it is used, or not."),
     "restore": ("restore", "Check a backup and put it in the place of a database."),

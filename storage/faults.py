@@ -43,6 +43,8 @@ POINTS: dict[str, str] = {
     "checkpoint.end": "a checkpoint is done",
     "backup.copied": "a backup is copied and opened once, and does not have its name yet",
     "restore.checked": "the copy of a backup has passed its checks, and is not in the database's place",
+    "mirror.sent": "dead letters are in the mirror topic, the table does not say so",
+    "dlq.sent": "dead letters are produced again, the table does not say so",
     "catchup.begin": "rows that were stored before a crash are about to be answered",
     "catchup.answered": "rows that were stored before a crash are answered",
 }

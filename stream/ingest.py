@@ -18,6 +18,7 @@ from storage.positions import RangeRow
 from storage.records import INTERACTION_SCHEMA
 from stream.clock import to_ms
 from stream.dead_limits import DeadLimits, admit, short_log_excess
+from stream.dead_rows import rows_of
 from stream.errors import GapError, PartitionMovedError
 from stream.events import Partition
 from stream.judge import Judge, SegmentRule, Verdicts, partition_rows
@@ -343,27 +344,8 @@ def _appendable(
 
 
 def _store_dead(tx: Tx, dead: Sequence[DeadLetter], now: datetime) -> None:
-    if not dead:
-        return
-    at = to_ms(now)
-    rows = [
-        {
-            "topic": d.topic,
-            "part": d.part,
-            "off": d.off,
-            "reason": d.reason,
-            "detail": d.detail,
-            "raw": d.raw,
-            "key": d.key,
-            "headers": dead_letters.headers_text(d.headers),
-            "append_ts_ms": d.append_ms,
-            "size": d.size,
-            "ingested_at_ms": at,
-        }
-        for d in dead
-    ]
-    schema = dead_letters.DEAD_LETTER_SCHEMA
-    dead_letters.append(tx, pa.Table.from_pylist(rows, schema=schema))
+    if dead:
+        dead_letters.append(tx, rows_of(dead, now))
 
 
 def _count(ranges: Sequence[RangeRow]) -> IngestCounts:
