@@ -67,7 +67,7 @@ class KafkaConfig:
     ssl_check_hostname: bool = True
     connect_timeout_s: float = 10.0
     request_timeout_ms: int = 30_000
-    delivery_timeout_ms: int = 60_000
+    delivery_timeout_ms: int = 120_000
     stall_s: float = 60.0
     outage_limit_s: float = 0.0
 

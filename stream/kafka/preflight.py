@@ -113,6 +113,15 @@ def connected(config: KafkaConfig) -> Iterator[Any]:
         admin.close()
 
 
+def reachable(config: KafkaConfig) -> bool:
+    """Return whether one of the brokers answers."""
+    try:
+        _greet_one(config)
+    except BrokerError:
+        return False
+    return True
+
+
 def addresses(config: KafkaConfig) -> list[tuple[str, int]]:
     """Return (host, port) of the brokers to ask first; a missing port is 9092."""
     found = []
