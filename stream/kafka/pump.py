@@ -16,26 +16,29 @@ import faust
 from faust.assignor import PartitionAssignor
 
 from stream.errors import BrokerError, TopicError
-from stream.kafka.admin import partition_counts
+from stream.kafka.admin import partition_counts, raise_positions
 from stream.kafka.answering import AbandonedError, Answerer
 from stream.kafka.connection import password, tls_context
 from stream.kafka.logs import limit_client_logs
 from stream.kafka.preflight import reachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Mapping, MutableMapping
 
     from stream.kafka.answering import Key, Turn
     from stream.kafka.config import KafkaConfig
 
-ASSIGNMENT_S = 15.0
-"""A group that was joined while the topic was unknown is given nothing, for good."""
 _LOOK_S = 0.5
 _SWEEP_S = 2.0
 _SESSION_S, _HEARTBEAT_S = 10.0, 3.0  # a killed member is waited for so long, 60 s by default
 _COMMIT_S = 1.0
 _METADATA_MS = 5_000
 _BUFFERS = 4  # batches held ready
+
+
+def scorer_group(config: KafkaConfig) -> str:
+    """Return the name of the consumer group in which the pump remembers what was answered."""
+    return f"{config.group}-scorer-{config.shard}-of-{config.shards}"
 
 
 class Pump:
@@ -49,6 +52,8 @@ class Pump:
         fail: called once, in the event loop, with what went wrong. The process must end then without
             another word to the broker (`os._exit`): the events at hand are never acknowledged.
         on_turn: called in the answering thread after every batch.
+        assignment_s: without a partition for so long, though the broker answers, the pump fails: a
+            group that is joined while the topic is unknown is given nothing, for good.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Pump:
         take_within_s: float,
         fail: Callable[[BaseException], None],
         on_turn: Callable[[Turn], None] | None = None,
+        assignment_s: float = 15.0,
     ) -> None:
         self._config = config
         self._answerer = answerer
@@ -67,6 +73,7 @@ class Pump:
         self._within_s = take_within_s
         self._fail_process = fail
         self._on_turn = on_turn or (lambda _: None)
+        self._assignment_s = assignment_s
         self._failed = False
         self._thread = ThreadPoolExecutor(1, "score")
         self._app = self._make_app()
@@ -79,8 +86,11 @@ class Pump:
             return frozenset()
         return frozenset((tp.topic, tp.partition) for tp in self._app.consumer.assignment())
 
-    async def start(self) -> None:
+    async def start(self, answered: Mapping[Key, int] | None = None) -> None:
         """Join the group and begin to deliver.
+
+        Args:
+            answered: scored positions of the database: what lies below them need not be delivered.
 
         Raises:
             BrokerError: as `preflight`.
@@ -93,6 +103,9 @@ class Pump:
                 f"topic {topic} has {counts[topic]} partitions, none for shard"
                 f" {self._config.shard} of {self._config.shards}; run fewer shards"
             )
+        mine = {key: off for key, off in (answered or {}).items() if key[0] == topic and off > 0}
+        if mine:
+            await asyncio.to_thread(raise_positions, self._config, self._group, mine)
         limit_client_logs()
         await self._app.start()
         self._tasks = [
@@ -114,10 +127,14 @@ class Pump:
         self._thread.shutdown(wait=bool(done), cancel_futures=True)
         return bool(done) and not self._failed
 
+    @property
+    def _group(self) -> str:
+        return scorer_group(self._config)
+
     def _make_app(self) -> Any:  # noqa: ANN401 - Faust's own type says nothing of what is set here
         config = self._config
         app = _App(
-            f"{config.group}-scorer-{config.shard}-of-{config.shards}",
+            self._group,
             broker=[f"kafka://{server}" for server in config.servers],
             broker_credentials=_credentials(config),
             PartitionAssignor=_shard_assignor(config),
@@ -186,9 +203,9 @@ class Pump:
                 return
             if self.assigned:
                 since = monotonic()
-            elif monotonic() - since > ASSIGNMENT_S:
+            elif monotonic() - since > self._assignment_s:
                 if await asyncio.to_thread(reachable, self._config):
-                    self._fail(BrokerError(_no_partition(self._config)))
+                    self._fail(BrokerError(_no_partition(self._config, self._assignment_s)))
                     return
                 since = monotonic()
 
@@ -237,9 +254,9 @@ def _credentials(config: KafkaConfig) -> object | None:
     return faust.SSLCredentials(context) if context is not None else None
 
 
-def _no_partition(config: KafkaConfig) -> str:
+def _no_partition(config: KafkaConfig, seconds: float) -> str:
     return (
         f"{config.bootstrap_servers}: the group of shard {config.shard} was given no partition of"
-        f" {config.interactions_topic} for {ASSIGNMENT_S:g} s; is another process of this shard"
+        f" {config.interactions_topic} for {seconds:g} s; is another process of this shard"
         " running? If not, start again"
     )

@@ -1,6 +1,6 @@
 """A process that pumps: answers nothing but keeps scored positions in a file, as a database would.
 
-Arguments: bootstrap topic group shard shards folder fault. It writes a line of JSON per turn to
+Arguments: bootstrap topic group shard shards folder fault assignment_s. It writes a line of JSON per turn to
 `folder/turns.jsonl` and ends with code 70 where the pump fails.
 """
 
@@ -24,8 +24,8 @@ class Recorder:
     def __init__(self, folder: Path, fault: int) -> None:
         self._file = folder / "scored.json"
         known = json.loads(self._file.read_text()) if self._file.exists() else []
-        self._scored = {(topic, part): off for topic, part, off in known}
-        self._stored = dict(self._scored)
+        self.scored = {(topic, part): off for topic, part, off in known}
+        self._stored = dict(self.scored)
         self._left = fault
 
     def wait_stored(self, ends, timeout_s):
@@ -35,22 +35,22 @@ class Recorder:
 
     def waiting(self):
         return {
-            key: (self._scored.get(key, 0), off)
+            key: (self.scored.get(key, 0), off)
             for key, off in self._stored.items()
-            if self._scored.get(key, 0) < off
+            if self.scored.get(key, 0) < off
         }
 
     def answer(self, upto, *, shed=False):
         self._left -= 1
         if self._left == 0:
             raise RuntimeError("the fault that was asked for")
-        self._scored |= upto
+        self.scored |= upto
         unfinished = self._file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps([[*key, off] for key, off in self._scored.items()]))
+        unfinished.write_text(json.dumps([[*key, off] for key, off in self.scored.items()]))
         unfinished.replace(self._file)
 
 
-async def main(bootstrap, topic, group, shard, shards, folder, fault):
+async def main(bootstrap, topic, group, shard, shards, folder, fault, assignment_s):
     config = KafkaConfig(
         bootstrap_servers=bootstrap,
         interactions_topic=topic,
@@ -69,11 +69,20 @@ async def main(bootstrap, topic, group, shard, shards, folder, fault):
         sys.stderr.flush()
         os._exit(70)
 
-    answerer = Answerer(Recorder(Path(folder), int(fault)), topic=topic, take_max=20, shed_above=0)
-    pump = Pump(config, answerer, take_max=20, take_within_s=0.005, fail=fail, on_turn=record)
+    recorder = Recorder(Path(folder), int(fault))
+    answerer = Answerer(recorder, topic=topic, take_max=20, shed_above=0)
+    pump = Pump(
+        config,
+        answerer,
+        take_max=20,
+        take_within_s=0.005,
+        fail=fail,
+        on_turn=record,
+        assignment_s=float(assignment_s),
+    )
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await pump.start()
+    await pump.start(recorder.scored)
     await stop.wait()
     os._exit(0 if await pump.stop(20) else 1)
 

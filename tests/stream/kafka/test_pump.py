@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 
 from stream.kafka.preflight import coordinated
 
@@ -36,8 +36,17 @@ class Shop:
         producer.close()
 
     @contextmanager
-    def pumping(self, *, shard=0, shards=1, fault=0):
-        arguments = [self.bootstrap, self.topic, self.group, shard, shards, self.folder, fault]
+    def pumping(self, *, shard=0, shards=1, fault=0, assignment_s=15):
+        arguments = [
+            self.bootstrap,
+            self.topic,
+            self.group,
+            shard,
+            shards,
+            self.folder,
+            fault,
+            assignment_s,
+        ]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-W", "ignore", "-m", "tests.stream.kafka.pump_process"]
         with (self.folder / "errors.txt").open("ab") as errors:
@@ -137,3 +146,38 @@ def test_a_shard_without_partitions_is_refused(shop):
     with shop.pumping(shard=4, shards=5) as process:
         assert process.wait(DEADLINE_S) != 0
     assert "none for shard 4 of 5" in shop.errors()
+
+
+def test_what_the_database_says_is_answered_is_not_delivered(shop):
+    shop.produce(80)
+    known = [[shop.topic, part, 15] for part in range(4)]
+    (shop.folder / "scored.json").write_text(json.dumps(known))
+    with shop.pumping() as process:
+        shop.until(lambda: shop.scored() == dict.fromkeys(range(4), 20), process)
+    assert sum(turn["events"] for turn in shop.turns()) == 20
+
+
+def test_a_pump_that_is_given_no_partition_any_more_fails(shop, admin):
+    shop.produce(4)
+    with shop.pumping(assignment_s=1) as process:
+        shop.until(lambda: len(shop.scored()) == 4, process)
+        admin.delete_topics([shop.topic])
+        assert process.wait(DEADLINE_S) == 70
+    assert "no partition" in shop.errors()
+
+
+def test_a_broker_that_comes_back_is_used_again(own_broker, tmp_path):
+    admin = KafkaAdminClient(bootstrap_servers=own_broker.bootstrap, reconnect_backoff_max_ms=1000)
+    admin.create_topics({"events": {"num_partitions": 4, "replication_factor": 1}})
+    admin.wait_for_topics(["events"])
+    shop = Shop(own_broker.bootstrap, "events", admin, tmp_path)
+    shop.produce(40)
+    with shop.pumping() as process:
+        shop.until(lambda: sum(shop.scored().values()) == 40, process)
+        own_broker.restart(kill=True)
+        shop.produce(40)
+        shop.until(lambda: sum(shop.scored().values()) == 80, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 0
+    assert shop.committed() == dict.fromkeys(range(4), 20)
+    admin.close()
