@@ -107,6 +107,11 @@ class KafkaConfig:
         """The brokers to ask first."""
         return [server.strip() for server in self.bootstrap_servers.split(",") if server.strip()]
 
+    @property
+    def scorer_group(self) -> str:
+        """Consumer group in which the scorer of this shard remembers what was answered."""
+        return f"{self.group}-scorer-{self.shard}-of-{self.shards}"
+
     def owns(self, partition: int) -> bool:
         """Return whether this shard owns a partition of the interactions."""
         return partition % self.shards == self.shard

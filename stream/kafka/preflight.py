@@ -57,6 +57,15 @@ class Access:
     groups: tuple[str, ...] = ()
 
 
+def access_of_run(config: KafkaConfig) -> Access:
+    """Return what a running service does."""
+    return Access(
+        reads=tuple(topic for topic in (config.interactions_topic, config.items_topic) if topic),
+        writes=tuple(topic for topic in (config.slates_topic, config.dead_topic) if topic),
+        groups=(config.group, config.scorer_group),
+    )
+
+
 def preflight(config: KafkaConfig, access: Access) -> None:
     """Return when everything that `access` names can be done.
 

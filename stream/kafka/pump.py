@@ -36,11 +36,6 @@ _METADATA_MS = 5_000
 _BUFFERS = 4  # batches held ready
 
 
-def scorer_group(config: KafkaConfig) -> str:
-    """Return the name of the consumer group in which the pump remembers what was answered."""
-    return f"{config.group}-scorer-{config.shard}-of-{config.shards}"
-
-
 class Pump:
     """Delivers the interactions of this shard's partitions to an `Answerer`, batch by batch.
 
@@ -105,7 +100,7 @@ class Pump:
             )
         mine = {key: off for key, off in (answered or {}).items() if key[0] == topic and off > 0}
         if mine:
-            await asyncio.to_thread(raise_positions, self._config, self._group, mine)
+            await asyncio.to_thread(raise_positions, self._config, self._config.scorer_group, mine)
         limit_client_logs()
         await self._app.start()
         self._tasks = [
@@ -127,14 +122,10 @@ class Pump:
         self._thread.shutdown(wait=bool(done), cancel_futures=True)
         return bool(done) and not self._failed
 
-    @property
-    def _group(self) -> str:
-        return scorer_group(self._config)
-
     def _make_app(self) -> Any:  # noqa: ANN401 - Faust's own type says nothing of what is set here
         config = self._config
         app = _App(
-            self._group,
+            config.scorer_group,
             broker=[f"kafka://{server}" for server in config.servers],
             broker_credentials=_credentials(config),
             PartitionAssignor=_shard_assignor(config),
