@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,14 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
     GroupAuthorizationFailedError,
+    GroupIdNotFoundError,
+    IllegalGenerationError,
     KafkaError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
+    UnknownMemberIdError,
 )
+from kafka.structs import OffsetAndMetadata
 
 from stream.errors import DeniedError, TopicError
 from stream.events import Partition
@@ -138,6 +143,28 @@ def partition_counts(config: KafkaConfig, topics: Iterable[str]) -> dict[str, in
     return {topic["name"]: len(topic["partitions"]) for topic in found}
 
 
+def raise_positions(
+    config: KafkaConfig, group: str, offsets: Mapping[tuple[str, int], int]
+) -> None:
+    """Move a group without members up to positions, never back; one with members is left alone.
+
+    Raises:
+        BrokerError: as `preflight`, or a request failed.
+    """
+    with connected(config) as admin, explained(config):
+        committed = _committed(admin, group)
+        behind = {
+            TopicPartition(*key): OffsetAndMetadata(off, "", -1)
+            for key, off in offsets.items()
+            if committed.get(key, -1) < off
+        }
+        if behind:
+            # A member that was killed is waited for as long as its session: it starts from its own
+            # positions then, and what was answered before is passed over.
+            with suppress(UnknownMemberIdError, IllegalGenerationError, GroupIdNotFoundError):
+                coordinated(lambda: admin.alter_group_offsets(group, behind))
+
+
 def lag(
     config: KafkaConfig,
     *,
@@ -158,7 +185,8 @@ def lag(
     counts = partition_counts(config, topics)
     keys = [Partition(topic, part) for topic in topics for part in range(counts[topic])]
     with explained(config):
-        committed = _committed(config)
+        with connected(config) as admin:
+            committed = _committed(admin, config.group)
         return _lags(config, keys, stored, committed, now_ms)
 
 
@@ -210,15 +238,12 @@ def _compared(admin: Any, shape: TopicShape) -> TopicOutcome:  # noqa: ANN401
     )
 
 
-def _committed(config: KafkaConfig) -> dict[tuple[str, int], int]:
-    with connected(config) as admin:
-        try:
-            found = coordinated(lambda: admin.list_group_offsets({config.group: None}))
-        except GroupAuthorizationFailedError:
-            return {}
-    return {
-        (tp.topic, tp.partition): entry.offset for tp, entry in found.get(config.group, {}).items()
-    }
+def _committed(admin: Any, group: str) -> dict[tuple[str, int], int]:  # noqa: ANN401
+    try:
+        found = coordinated(lambda: admin.list_group_offsets({group: None}))
+    except GroupAuthorizationFailedError:
+        return {}
+    return {(tp.topic, tp.partition): entry.offset for tp, entry in found.get(group, {}).items()}
 
 
 def _lags(

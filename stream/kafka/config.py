@@ -67,7 +67,7 @@ class KafkaConfig:
     ssl_check_hostname: bool = True
     connect_timeout_s: float = 10.0
     request_timeout_ms: int = 30_000
-    delivery_timeout_ms: int = 60_000
+    delivery_timeout_ms: int = 120_000
     stall_s: float = 60.0
     outage_limit_s: float = 0.0
 
@@ -106,6 +106,11 @@ class KafkaConfig:
     def servers(self) -> list[str]:
         """The brokers to ask first."""
         return [server.strip() for server in self.bootstrap_servers.split(",") if server.strip()]
+
+    @property
+    def scorer_group(self) -> str:
+        """Consumer group in which the scorer of this shard remembers what was answered."""
+        return f"{self.group}-scorer-{self.shard}-of-{self.shards}"
 
     def owns(self, partition: int) -> bool:
         """Return whether this shard owns a partition of the interactions."""

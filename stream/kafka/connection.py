@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stream.errors import ConfigError
+from stream.kafka.logs import keep_requests_out_of_logs
 
 if TYPE_CHECKING:
     from stream.kafka.config import KafkaConfig
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 # After a long outage a client waits this long at most before it tries again; the default of 30 s
 # kept a consumer away for 28 s after its broker was back.
 RECONNECT_BACKOFF_MAX_MS = 1_000
-
-# Where client libraries write whole requests into their debug log, the password of a login among them.
-_LOGGERS_OF_REQUESTS = ("kafka.net.connection", "kafka.protocol.parser", "aiokafka.conn")
 
 
 def client_arguments(config: KafkaConfig) -> dict[str, object]:
@@ -44,12 +41,6 @@ def client_arguments(config: KafkaConfig) -> dict[str, object]:
     if config.uses_tls:
         arguments["ssl_context"] = tls_context(config)
     return arguments
-
-
-def keep_requests_out_of_logs() -> None:
-    """Drop the debug lines of client libraries that hold whole requests, for as long as this process lives."""
-    for name in _LOGGERS_OF_REQUESTS:
-        logging.getLogger(name).addFilter(_not_debug)  # the same function is added once
 
 
 def password(config: KafkaConfig) -> str:
@@ -86,10 +77,6 @@ def tls_context(config: KafkaConfig) -> ssl.SSLContext:
             where = f"{config.ssl_certfile}, {config.ssl_keyfile}"
             raise _unreadable("ssl_certfile, ssl_keyfile", where, err) from err
     return context
-
-
-def _not_debug(record: logging.LogRecord) -> bool:
-    return record.levelno > logging.DEBUG
 
 
 def _read(name: str, path: str) -> str:

@@ -57,6 +57,15 @@ class Access:
     groups: tuple[str, ...] = ()
 
 
+def access_of_run(config: KafkaConfig) -> Access:
+    """Return what a running service does."""
+    return Access(
+        reads=tuple(topic for topic in (config.interactions_topic, config.items_topic) if topic),
+        writes=tuple(topic for topic in (config.slates_topic, config.dead_topic) if topic),
+        groups=(config.group, config.scorer_group),
+    )
+
+
 def preflight(config: KafkaConfig, access: Access) -> None:
     """Return when everything that `access` names can be done.
 
@@ -111,6 +120,15 @@ def connected(config: KafkaConfig) -> Iterator[Any]:
         yield admin
     finally:
         admin.close()
+
+
+def reachable(config: KafkaConfig) -> bool:
+    """Return whether one of the brokers answers."""
+    try:
+        _greet_one(config)
+    except BrokerError:
+        return False
+    return True
 
 
 def addresses(config: KafkaConfig) -> list[tuple[str, int]]:

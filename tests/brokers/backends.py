@@ -57,7 +57,7 @@ class External:
         return None if os.environ.get(EXTERNAL_VARIABLE) else f"{EXTERNAL_VARIABLE} is not set"
 
     @contextmanager
-    def running(self, folder: Path) -> Iterator[TestBroker]:  # noqa: ARG002 - it has data of its own
+    def running(self, folder: Path) -> Iterator[TestBroker]:
         yield TestBroker(self.name, os.environ[EXTERNAL_VARIABLE])
 
 
@@ -106,7 +106,7 @@ class Docker:
         return None
 
     @contextmanager
-    def running(self, folder: Path) -> Iterator[TestBroker]:  # noqa: ARG002 - it has data of its own
+    def running(self, folder: Path) -> Iterator[TestBroker]:
         (port,) = free_ports(["PLAINTEXT"]).values()  # the advertised port must be known first
         environment = {
             "KAFKA_NODE_ID": "1",

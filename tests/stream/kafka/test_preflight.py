@@ -15,7 +15,7 @@ from infra.broker.properties import free_ports
 from infra.exits import ExitCode, exit_code
 from stream.errors import DeniedError, LoginError, TlsError, TopicError, UnreachableError
 from stream.kafka.config import KafkaConfig
-from stream.kafka.preflight import Access, addresses, preflight
+from stream.kafka.preflight import Access, access_of_run, addresses, preflight
 from stream.kafka.sink import KafkaSink
 from tests.brokers.backends import USERS
 from tests.contracts.sink_contract import slate
@@ -162,6 +162,19 @@ def test_a_missing_acl_is_named_with_its_operation(secure, admin, make_topic):
     assert f"READ group {group}" in str(refused(config, Access(groups=(group,))))
     allow(admin, ACLOperation.READ, ResourceType.GROUP, group)
     preflight(config, Access(reads=(topic,), groups=(group,)))
+
+
+def test_a_run_asks_for_all_it_does(broker, make_topic):
+    topics = {
+        "interactions_topic": make_topic(partitions=2),
+        "items_topic": make_topic(),
+        "slates_topic": make_topic(),
+    }
+    config = KafkaConfig(bootstrap_servers=broker.bootstrap, **topics)
+    access = access_of_run(config)
+    assert {*access.reads, *access.writes} == set(topics.values())
+    assert access.groups == ("freshet", "freshet-scorer-0-of-1")
+    preflight(config, access)
 
 
 def test_a_missing_topic_names_the_command_that_makes_it(broker):
