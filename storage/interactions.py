@@ -42,7 +42,8 @@ __all__ = [
     "user_count",
 ]
 
-_SELECT_HISTORY = "SELECT * EXCLUDE (hot, h_ts) FROM rows_ms WHERE in_history"
+_SELECT_HISTORY = "SELECT {columns} FROM rows_ms WHERE in_history"
+_ALL_COLUMNS = "* EXCLUDE (hot, h_ts)"
 
 
 def append(tx: Tx, table: pa.Table, *, first: bool = True) -> int:
@@ -83,9 +84,10 @@ def load_history(
     users: Sequence[int],
     as_of: Mapping[int, int] | None = None,
     home: Mapping[int, PartitionKey] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Return the users' whole histories, by user_idx and history order."""
-    return load_recents(reader, users, as_of=as_of, home=home)
+    """Return the users' whole histories, by user_idx and history order; arguments as `load_recents`."""
+    return load_recents(reader, users, as_of=as_of, home=home, columns=columns)
 
 
 def load_recents(
@@ -95,6 +97,7 @@ def load_recents(
     after: Mapping[int, HistoryKey] | None = None,
     as_of: Mapping[int, int] | None = None,
     home: Mapping[int, PartitionKey] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> pa.Table:
     """Return history rows newer than each user's `after` key, by user_idx and history order.
 
@@ -104,10 +107,12 @@ def load_recents(
         after: Exclusive lower key per user; a user without one gets the whole history.
         as_of: Exclusive upper offset in the user's home partition; none means unbounded.
         home: Home partition of the users in `as_of`; read where not given.
+        columns: Names of the columns, those of the history key, user, topic, part and off among them; None is all.
     """
     after = after or {}
     asked = distinct(users)
-    select, params = _SELECT_HISTORY, []
+    listed = _ALL_COLUMNS if columns is None else ", ".join(columns)
+    select, params = _SELECT_HISTORY.format(columns=listed), []
     if asked and all(user in after for user in asked):
         select += " AND h_ts >= make_timestamp(?)"
         params = [1000 * min(after[user].h_ts_ms for user in asked)]

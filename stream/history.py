@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 
 _KEY_COLUMNS = HistoryKey._fields
+ROW_COLUMNS = (
+    "user_idx",
+    "item_idx",
+    "event_type",
+    "ts_ms",
+    "weight",
+    "session_id",
+    "topic",
+    "part",
+    *_KEY_COLUMNS,
+)
+"""What `rows_by_user` reads, and what orders and bounds it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from model.features import DECAY_DAYS
 from storage import counters as counter_store
 from storage import interactions, tokens, visibility
 from stream.counters import Counters, terms
-from stream.history import EMPTY, UserRows, model_rows, rows_by_user
+from stream.history import EMPTY, ROW_COLUMNS, UserRows, model_rows, rows_by_user
 from stream.state import UserState, Visit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from model.engine import Engine
     from storage.database import Database, Snapshot
     from storage.identities import Identities
-    from storage.records import HistoryKey, PartitionKey
+    from storage.records import PartitionKey
     from storage.tokens import GroupRow
     from stream.shared import Shared
 
@@ -103,6 +103,11 @@ class StateLoader:
             states = self._load([requests[place] for place in places])
             found |= zip(places, states, strict=True)
         return [found[place] for place in range(len(requests))]
+
+    def empty(self, users: Iterable[int]) -> list[UserState]:
+        """States of users without history; storage is not asked."""
+        read = _Read({user: [] for user in users}, {}, set(), {})
+        return [self._build(LoadRequest(user), read)[0] for user in users]
 
     def ref_ms(self) -> int:
         """Reference time of all counters; fixed by a database's first append."""
@@ -204,20 +209,28 @@ class StateLoader:
     ) -> tuple[dict[int, UserRows], set[int]]:
         """Recent rows per user; whole histories where the two newest visits reach into closed segments."""
         simple = [u for u in users if u not in repeated]
-        after: dict[int, HistoryKey] = {u: groups[u][-1].last for u in simple if groups[u]}
+        before = {u: groups[u][-2] for u in simple if len(groups[u]) > 1}  # one closed segment, too
         found_rows = interactions.load_recents(
-            snapshot, simple, after=after, as_of=as_of, home=home
+            snapshot,
+            simple,
+            after={u: group.last for u, group in before.items()},
+            as_of=as_of,
+            home=home,
+            columns=ROW_COLUMNS,
         )
         rows = rows_by_user(found_rows)
         whole = set(repeated)
         for user in simple:
             found = rows.get(user, EMPTY)
-            first = groups[user][-1].last_ordinal + 1 if groups[user] else 0
+            first = before[user].last_ordinal + 1 if user in before else 0
             rows[user] = found.starting_at(first)
-            if first and not self._visits_inside(found):
+            if not first or not self._visits_inside(found):
                 whole.add(user)
-        if whole:
-            history = interactions.load_history(snapshot, sorted(whole), as_of=as_of, home=home)
+        missing = sorted(user for user in whole if user in before or user in repeated)
+        if missing:
+            history = interactions.load_history(
+                snapshot, missing, as_of=as_of, home=home, columns=ROW_COLUMNS
+            )
             rows |= rows_by_user(history)
         return rows, whole
 

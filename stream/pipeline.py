@@ -290,9 +290,9 @@ class Pipeline:
         while True:
             batch = source.poll(self.config.stream.batch_records(scoring=False))
             if batch.ranges:
-                records += self.ingest.store(
-                    batch, now=self._clock.now(), scored=True
-                ).counts.records
+                stored = self.ingest.store(batch, now=self._clock.now(), scored=True)
+                self.scorer.skipped(stored.rows)
+                records += stored.counts.records
                 self._check_dead()
             if batch.exhausted:
                 return records

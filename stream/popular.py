@@ -37,6 +37,9 @@ class PopularScorer:
         self._shared = shared
         self._config = config
 
+    def skipped(self, rows: pa.Table) -> None:
+        """Nothing is kept, so nothing changes."""
+
     def published(self, run_id: int, users: Sequence[int]) -> None:
         """Nothing is kept, so nothing changes."""
 

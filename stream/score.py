@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
 
 from stream.advance import Advance
 from stream.cache import StateCache
@@ -70,7 +71,8 @@ class Scorer:
     """Keeps user states in bounded memory and turns stored events into slates.
 
     A state is derived from storage: evicting it changes no score, an interaction that arrives out of order or a recent
-    window that outgrows its limit reloads it.
+    window that outgrows its limit reloads it. Of users first seen by this process every stored row passes through here, or is
+    named as skipped, so they start without asking storage.
     """
 
     def __init__(
@@ -88,6 +90,8 @@ class Scorer:
         self._shared = shared
         self._config = config
         self._states = StateCache(config.max_users, config.max_bytes)
+        self._first_new = identities.n_users
+        self._met = bytearray()
         self._advance = Advance(loader, self._states, engine, shared, visit_gap_ms)
 
     def cache_use(self) -> CacheUse:
@@ -97,6 +101,12 @@ class Scorer:
     def forget(self, users: Iterable[int]) -> None:
         """Drop states; they are loaded again when needed."""
         self._states.drop(users)
+
+    def skipped(self, rows: pa.Table) -> None:
+        """Rows were stored that will not be scored: their users' states come from storage."""
+        for user in pc.unique(rows["user_idx"]).to_pylist():
+            self._is_new(user)
+            self._states.drop([user])
 
     def published(self, run_id: int, users: Sequence[int]) -> None:
         """The groups a refresh run stored for some users are readable from here on: cached states take them in."""
@@ -186,8 +196,19 @@ class Scorer:
         missing = self._states.use(offsets)
         self._states.make_room(len(missing))
         missing = [user for user in offsets if user not in self._states]
-        for state in self._loader.load([LoadRequest(user, offsets[user]) for user in missing]):
+        new = {user for user in missing if self._is_new(user)}
+        known = [LoadRequest(user, offsets[user]) for user in missing if user not in new]
+        for state in [*self._loader.empty(new), *self._loader.load(known)]:
             self._states.put(state)
+
+    def _is_new(self, user: int) -> bool:
+        """Whether a user was first seen by this process and is met for the first time: all his rows are to come."""
+        place = user - self._first_new
+        if place < 0:
+            return False
+        self._met.extend(bytes(max(0, place + 1 - len(self._met))))
+        first, self._met[place] = not self._met[place], True
+        return first
 
     def _scores(self, readings: Readings) -> NDArray[np.float32]:
         """Final scores [R, V] before filters."""

@@ -128,6 +128,22 @@ def test_cached_states_take_in_new_groups_without_being_read_again(tmp_path: Pat
             np.testing.assert_allclose(state.hidden, fresh.hidden, atol=1e-4)
 
 
+def test_rows_stored_without_being_scored_are_in_the_states(tmp_path: Path) -> None:
+    """Users new to the process start empty without a read, unless some of their rows never passed the scorer."""
+    log = steady(12)
+    sink = MemorySink()
+    source = memory_source(log)
+    with opened(
+        tmp_path / "a.db", ENGINE, pipeline_config(ENGINE), source=source, sink=sink
+    ) as pipeline:
+        pipeline.load(memory_source(log[:3]))
+        pipeline.run()
+    first = sink.slates[0]
+    assert first.cause is not None
+    assert first.cause.offset == 3
+    assert (first.reason, first.coverage.recents) == ("recent_only", 4)
+
+
 def test_the_byte_limit_alone_evicts_too(tmp_path: Path) -> None:
     log = random_log(np.random.default_rng(0), 30, users=6, step_ms=HOUR_MS)
     config = pipeline_config(ENGINE, max_bytes=9_000, max_batch_records=10, tick_interval_s=NEVER_S)
