@@ -39,6 +39,15 @@ def reading(path: Path, loaded: Loaded) -> Iterator[Database]:
         yield db
 
 
+def is_database(path: Path) -> bool:
+    """Return whether a file is a DuckDB database, by its first bytes; another process may have it open."""
+    try:
+        with path.open("rb") as file:
+            return file.read(12)[8:] == b"DUCK"
+    except OSError:
+        return False
+
+
 def limits_of(loaded: Loaded) -> PipelineConfig:
     """Return the settings that bound what a database and its pipeline take."""
     config = loaded.settings.database

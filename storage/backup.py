@@ -20,27 +20,16 @@ from time import perf_counter
 
 import duckdb
 
-from storage import positions
 from storage.connection import holder_pid, no_room, opening_error
 from storage.database import Database
 from storage.doctor import run_checks
 from storage.errors import CorruptFileError, ExistsError, LockedError, StorageError
 from storage.faults import reach
-from storage.records import Reader
 from storage.session import Session
+from storage.standing import Standing, standing
 from storage.wal import wal_of
 
 _OPEN = {"memory_limit": "256MB", "threads": "1"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackupPosition:
-    """How far a backup goes in one partition: the log continues it at `next_off`, slates at `scored_off`."""
-
-    topic: str
-    part: int
-    next_off: int
-    scored_off: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +46,7 @@ class BackupReport:
 
     path: str
     bytes: int
-    positions: list[BackupPosition]
+    positions: list[Standing]
     seconds: float
     held_s: float
 
@@ -79,11 +68,11 @@ def backup(db: Database, out: Path, *, force: bool = False) -> BackupReport:
     started = perf_counter()
     with _temporary(out) as part:
         with db.at_rest():
-            found = _positions(db)
+            found = standing(db)
             _copy(db.path, part)
         held_s = perf_counter() - started
         _sync(part)
-        if _positions_of(part) != found:
+        if _standing_of(part) != found:
             raise StorageError(f"{part}: the copy differs from {db.path}; check the disk")
         reach("backup.copied")
         _put(part, out)
@@ -122,7 +111,7 @@ def restore(source: Path, path: Path, *, now: datetime, force: bool = False) -> 
             _copy(wal_of(source), wal_of(part))
         with Database.open(part, now=now) as db:
             broken = [found for found in run_checks(db) if not found.ok]
-            found = _positions(db)
+            found = standing(db)
             db.checkpoint()
         if broken:
             raise StorageError(
@@ -179,21 +168,11 @@ def _copy(source: Path, target: Path) -> None:
         )
 
 
-def _positions(reader: Reader) -> list[BackupPosition]:
-    scored = positions.scored_offsets(reader)
-    return [
-        BackupPosition(
-            topic=topic, part=part, next_off=off, scored_off=scored.get((topic, part), 0)
-        )
-        for (topic, part), off in sorted(positions.next_offsets(reader).items())
-    ]
-
-
-def _positions_of(path: Path) -> list[BackupPosition]:
+def _standing_of(path: Path) -> list[Standing]:
     """Open a copy without changing it, and return how far it goes."""
     try:
         with duckdb.connect(str(path), read_only=True, config=dict(_OPEN)) as connection:
-            return _positions(Session(connection, path))
+            return standing(Session(connection, path))
     except duckdb.Error as error:
         raise opening_error(path, error) from error
 

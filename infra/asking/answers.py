@@ -12,6 +12,7 @@ from infra.asking.questions import (
     AskItem,
     AskRows,
     AskSlate,
+    AskStanding,
     AskStatus,
     AskTokens,
     AskUser,
@@ -27,6 +28,7 @@ from storage.doctor import run_checks
 from storage.errors import QueryError
 from storage.session import Stream
 from storage.sql import select
+from storage.standing import Standing, standing
 from stream.inspect import Inspector, ItemView, UserView
 from stream.status import Status, status
 
@@ -125,6 +127,10 @@ def _status(_: AskStatus, held: Held) -> Status:
     return status(held.db, held.limits, cache=held.cache)
 
 
+def _standing(_: AskStanding, held: Held) -> list[Standing]:
+    return standing(held.db)
+
+
 def _slate(question: AskSlate, held: Held) -> SlateAnswer:
     slate = held.pipeline.recommend(question.user_id, at_ms=question.at_ms, top_k=question.top_k)
     return SlateAnswer(slate=slate, words=_words(_inspector(held), slate))
@@ -186,6 +192,7 @@ def _backup(question: AskBackup, held: Held) -> BackupReport:
 
 _ANSWERS: dict[type, Callable[[Any, Held], Any]] = {
     AskStatus: _status,
+    AskStanding: _standing,
     AskSlate: _slate,
     AskUser: _user,
     AskTokens: _tokens,

@@ -9,6 +9,7 @@ import msgspec
 
 from storage.backup import BackupReport
 from storage.doctor import Finding
+from storage.standing import Standing
 from stream.exactness_report import ExactnessReport
 from stream.inspect import ItemView, UserView
 from stream.slates import Slate
@@ -57,7 +58,7 @@ class Question(msgspec.Struct, Generic[A_co], frozen=True, kw_only=True, tag=Tru
         patient: it may take as long as it needs while somebody waits for it.
     """
 
-    answer: ClassVar[type]
+    answer: ClassVar[object]
     patient: ClassVar[bool] = False
 
 
@@ -65,6 +66,12 @@ class AskStatus(Question[Status], frozen=True, tag="status"):
     """Sizes, positions, tokens, what is bounded."""
 
     answer = Status
+
+
+class AskStanding(Question[list[Standing]], frozen=True, tag="standing"):
+    """How far does the database go in each partition?"""
+
+    answer = list[Standing]
 
 
 class AskSlate(Question[SlateAnswer], frozen=True, kw_only=True, tag="slate"):
@@ -156,4 +163,14 @@ class AskRows(msgspec.Struct, frozen=True, kw_only=True, tag="rows"):
     limit: int
 
 
-AnyQuestion = AskStatus | AskSlate | AskUser | AskTokens | AskItem | AskDoctor | AskBackup | AskRows
+AnyQuestion = (
+    AskStatus
+    | AskStanding
+    | AskSlate
+    | AskUser
+    | AskTokens
+    | AskItem
+    | AskDoctor
+    | AskBackup
+    | AskRows
+)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from infra.databases import reading
+from infra.asking.owner import owner_of
+from infra.asking.questions import AskStanding
 from infra.live import live_extra
 from infra.options import FILE, json_option, read_settings, settings_options
 from infra.output import console, duration, print_json, table
-from storage import positions
 from stream.clock import WallClock, to_ms
 
 with live_extra():
@@ -33,8 +33,9 @@ def command(
     loaded = read_settings(config_file, assignments)
     stored = None
     if db_path is not None:
-        with reading(db_path, loaded) as db:
-            stored = positions.next_offsets(db)
+        with owner_of(db_path, loaded) as owner:
+            standing = owner.ask(AskStanding())
+        stored = {(one.topic, one.part): one.next_off for one in standing}
     rows = lag(loaded.settings.kafka, stored=stored, now_ms=to_ms(WallClock().now()))
     if as_json:
         print_json(rows)

@@ -10,7 +10,7 @@ import pytest
 from infra.asking.sockets import socket_of
 from infra.cli import run
 from infra.exits import ExitCode
-from tests.infra.asking.conftest import owner_process
+from tests.infra.asking.conftest import owned, owner_process
 from tests.infra.conftest import Outcome, World, world_in
 from tests.infra.test_looking import busiest
 
@@ -102,3 +102,25 @@ def test_the_questions_cover_answers_refusals_and_errors_on_the_way(both):
     codes = {name: outcome.code for name, outcome in both[0].items()}
     assert {codes["a user"], codes["no such user"], codes["no SQL"]} == {0, 3, 2}
     assert "no" in both[1]["an error at a later row"].err
+
+
+def test_slates_of_two_databases_are_compared_whoever_has_them(freshet, made, tmp_path):
+    kept = {}
+    for name, number in (("all", 10_000), ("newest", 50)):
+        kept[name] = tmp_path / f"{name}.duckdb"
+        done = freshet(
+            "replay", made.log, "--db", kept[name], "--model", made.model, "--items", made.items,
+            "--config", made.config, "--set", f"database.slate_log={number}", "--quiet",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+    slates = sum(1 for _ in made.slates.open())
+    with owned(made, kept["newest"]):
+        for left, right, compared in (
+            (kept["all"], made.slates, slates),
+            (made.slates, kept["newest"], 50),
+            (kept["newest"], kept["all"], 50),
+        ):
+            outcome = freshet("diff", left, right, "--json")
+            assert (outcome.code, outcome.err) == (0, "")
+            assert outcome.json["compared"] == compared
+    assert freshet("diff", made.db, made.slates).code == ExitCode.INPUT
