@@ -23,8 +23,8 @@ from infra.output import console, print_json, progress, table
 from infra.settings import Loaded
 from infra.wiring import ReplayPlan, open_log, replaying
 from stream.clock import to_ms
-from stream.pipeline import RunSummary
 from stream.sources.counting import count_records
+from stream.summary import RunSummary
 
 
 @click.command("replay")
