@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from storage import journal
 from stream.events import Partition
-from stream.recorded import APPLIED
+from stream.journals import APPLIED
 from stream.ticks import Plan, TickReport, report
 from stream.walk import Walk
 

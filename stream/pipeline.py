@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from stream.config import PipelineConfig
     from stream.events import EventBatch
     from stream.ingest import Stored
+    from stream.journals import PastEntry
     from stream.loading import StateMode
     from stream.parts import Parts
     from stream.passage import IntervalHook, Passage
-    from stream.recorded import Recorded
     from stream.refresh import Compressor
     from stream.sinks import Sink
     from stream.slates import Slate
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from stream.ticks import TickReport
 
 _T = TypeVar("_T")
-TickSource: TypeAlias = "Literal['events', 'calls'] | Sequence[Recorded]"
+TickSource: TypeAlias = "Literal['events', 'calls'] | Sequence[PastEntry]"
 """What ticks: event time reaching the next interval (a replay), calls of `tick` (live), or the journal of another run."""
 
 

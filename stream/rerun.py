@@ -9,8 +9,8 @@ from storage.journal import Draft, JournalEntry
 from storage.records import PartitionKey
 from stream.clock import from_ms
 from stream.cuts import Cut
+from stream.journals import APPLIED, PastEntry, applied, due_of, shed_ranges
 from stream.passage import Passage
-from stream.recorded import APPLIED, Recorded, applied, due_of, shed_ranges
 from stream.ticks import Plan, TickReport
 from stream.walk import Walk
 
@@ -36,12 +36,12 @@ class ByJournal(Passage):
     announces = False  # the recorded run did
 
     def __init__(
-        self, parts: Parts, entries: Sequence[Recorded], partitions: Collection[PartitionKey]
+        self, parts: Parts, entries: Sequence[PastEntry], partitions: Collection[PartitionKey]
     ) -> None:
         super().__init__(parts)
         parts.shared.scattered = True
         self._partitions = set(partitions)
-        self._walk: Walk[JournalEntry | Recorded] = Walk(parts.ahead, parts.cut, self._begin)
+        self._walk: Walk[JournalEntry | PastEntry] = Walk(parts.ahead, parts.cut, self._begin)
         done = sum(entry.kind in APPLIED for entry in journal.entries(parts.db))
         self._walk.announce([*self._beyond(), *applied(entries)[done:]])
         reached = parts.cut.next_offsets
@@ -74,7 +74,7 @@ class ByJournal(Passage):
         self._sheds = waiting
         return held
 
-    def _begin(self, entry: JournalEntry | Recorded) -> None:
+    def _begin(self, entry: JournalEntry | PastEntry) -> None:
         """Write down a recorded entry as this run's own, then let it apply."""
         if isinstance(entry, JournalEntry):
             self._apply(entry)
@@ -95,7 +95,7 @@ class ByJournal(Passage):
                 (own,) = journal.append_all(tx, [draft])
             self._apply(own)
 
-    def _compress(self, entry: Recorded) -> None:
+    def _compress(self, entry: PastEntry) -> None:
         """Make the groups that became visible, and make them visible."""
         parts, at = self._parts, from_ms(entry.at_ms)
         due = due_of(entry.groups, parts.identities)

@@ -18,8 +18,8 @@ from storage import tokens as token_store
 from stream.clock import from_ms
 from stream.diff import diff
 from stream.events import Partition
+from stream.journals import PastEntry, past_entries, read_journal, write_journal
 from stream.pipeline import Pipeline
-from stream.recorded import Recorded, read_journal, recorded, write_journal
 from stream.sinks.memory import MemorySink
 from stream.slates import Slate
 from stream.sources.memory import MemorySource
@@ -176,7 +176,7 @@ def test_three_threads_answer_everything_and_their_journal_gives_the_same_slates
         rows = pipeline.db.query("SELECT topic, part, off FROM rows_all WHERE scores").to_pylist()
         total = pipeline.db.query("SELECT count(*) AS n FROM rows_all")["n"][0].as_py()
         sheds = journal.entries(pipeline.db, "shed")
-        entries = list(recorded(pipeline.db))
+        entries = list(past_entries(pipeline.db))
         made = token_store.digest(pipeline.db, "tiny")
         write_journal(entries, tmp_path / "journal.jsonl")
     answered = ids(sink.slates)
@@ -203,7 +203,7 @@ def test_three_threads_answer_everything_and_their_journal_gives_the_same_slates
 
 
 def rerun(
-    path: Path, log: list[tuple[Partition, bytes]], entries: Sequence[Recorded], size: int = 17
+    path: Path, log: list[tuple[Partition, bytes]], entries: Sequence[PastEntry], size: int = 17
 ) -> tuple[list[Slate], str]:
     """Replay a log, one partition after the other, by the journal of another run."""
     order = sorted(range(len(log)), key=lambda i: (log[i][0].part // 2, i))
@@ -252,7 +252,7 @@ def test_a_live_run_that_dies_goes_on_with_the_entries_that_did_not_apply_yet(
         _arm(None)
         slates += sink.slates
     with opened(tmp_path / "a.db", ENGINE, config, ticks="calls") as pipeline:
-        entries = list(recorded(pipeline.db))
+        entries = list(past_entries(pipeline.db))
         assert pipeline.waiting() == {}
     again, _ = rerun(tmp_path / "b.db", log, entries)
     report = diff(slates, again)

@@ -25,7 +25,7 @@ APPLIED = ("group_visible", "popularity", "availability")
 """Kinds of entries that begin to apply at their positions."""
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+class PastEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One journal entry without anything internal to its database; a line of JSON.
 
     Attributes:
@@ -52,13 +52,13 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
         return {(topic, part): off for topic, part, off in self.places}
 
 
-def recorded(reader: Reader) -> Iterator[Recorded]:
+def past_entries(reader: Reader) -> Iterator[PastEntry]:
     """Return the entries of a database's journal, as they were written."""
     made = visibility.groups_by_run(reader)
     for entry in journal.entries(reader):
         run = int(entry.ref) if entry.kind == "group_visible" else 0
         version, groups = made.get(run, ("", []))
-        yield Recorded(
+        yield PastEntry(
             kind=entry.kind,
             ref=entry.ref,
             detail=entry.detail,
@@ -69,33 +69,33 @@ def recorded(reader: Reader) -> Iterator[Recorded]:
         )
 
 
-def write_journal(entries: Iterable[Recorded], path: Path) -> int:
+def write_journal(entries: Iterable[PastEntry], path: Path) -> int:
     """Write entries as JSON lines; returns their number."""
     lines = [msgspec.json.encode(entry) + b"\n" for entry in entries]
     path.write_bytes(b"".join(lines))
     return len(lines)
 
 
-def read_journal(path: Path) -> list[Recorded]:
+def read_journal(path: Path) -> list[PastEntry]:
     """Return the entries of a file of JSON lines.
 
     Raises:
         JournalError: it is missing, or a line is no entry.
     """
     try:
-        return msgspec.json.Decoder(Recorded).decode_lines(path.read_bytes())
+        return msgspec.json.Decoder(PastEntry).decode_lines(path.read_bytes())
     except (OSError, msgspec.MsgspecError) as error:
         raise JournalError(f"{path}: {error}; export the journal of the run again") from error
 
 
-def applied(entries: Iterable[Recorded]) -> list[Recorded]:
+def applied(entries: Iterable[PastEntry]) -> list[PastEntry]:
     """The entries that begin to apply somewhere, in the order in which they do."""
     found = [one for one in entries if one.kind in APPLIED]
     order = sorted(range(len(found)), key=lambda i: (sum(off for *_, off in found[i].places), i))
     return [found[i] for i in order]
 
 
-def shed_ranges(entries: Iterable[Recorded]) -> list[tuple[PartitionKey, int, int]]:
+def shed_ranges(entries: Iterable[PastEntry]) -> list[tuple[PartitionKey, int, int]]:
     """Partition, first and exclusive last offset of what was shed, in order."""
     found = []
     for entry in entries:
