@@ -13,7 +13,7 @@ from model.config import ModelConfig
 from stream.evaluate import Measurement, Progress, count, measure
 from stream.evaluation.log import EvaluationLog, evaluation_log
 from stream.log import read_log
-from stream.pipeline import RunSummary
+from stream.summary import RunSummary
 
 HISTORY_TICK_S = 30 * 86_400
 """Ticks before the measured stretch: tokens are a function of the log, not of when ticks were."""

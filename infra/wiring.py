@@ -24,7 +24,8 @@ from stream.clock import Clock, WallClock
 from stream.config import EventType, PipelineConfig, StreamConfig
 from stream.formats.decoder import TopicDecoder
 from stream.inspect import Inspector
-from stream.pipeline import Pipeline
+from stream.journals import PastEntry, past_entries, read_journal
+from stream.pipeline import Pipeline, TickSource
 from stream.sinks import Sink
 from stream.sinks.jsonl import JsonlSink
 from stream.sources import Source
@@ -54,6 +55,7 @@ class ReplayPlan:
         until_ms: the log ends where event time reaches this.
         score: whether scored events yield slates.
         worker: compress in a spawned process instead of this one; the tokens are the same.
+        journal_path: database or exported journal of the run to repeat; None ticks by event time.
     """
 
     log: str
@@ -64,6 +66,7 @@ class ReplayPlan:
     until_ms: int | None = None
     score: bool = True
     worker: bool = False
+    journal_path: Path | None = None
 
 
 def versions() -> dict[str, str]:
@@ -249,6 +252,9 @@ def replaying(
         source: Source = files
         if plan.until_ms is not None:
             source = BoundedSource(source, plan.until_ms)
+        ticks: TickSource = "events"
+        if plan.journal_path is not None:
+            ticks = _journal(plan.journal_path, loaded)
         db = stack.enter_context(creating(plan.db_path, loaded))
         _guard_files(db, files)
         sink: Sink | None = None
@@ -266,6 +272,7 @@ def replaying(
             sink=sink,
             config=bound_config(db, loaded, config),
             clock=clock or WallClock(),
+            ticks=ticks,
         )
         if plan.model_path is not None:
             with db.transaction() as tx:
@@ -276,6 +283,18 @@ def replaying(
                 _guard_files(db, items)
                 pipeline.load(items)
         yield pipeline
+
+
+def _journal(path: Path, loaded: Loaded) -> list[PastEntry]:
+    """Return the journal of another run: a database of freshet, or JSON lines.
+
+    Raises:
+        JournalError: the lines cannot be read.
+    """
+    if path.suffix == ".jsonl":
+        return read_journal(path)
+    with reading(path, loaded) as db:
+        return list(past_entries(db))
 
 
 @contextmanager

@@ -50,12 +50,18 @@ def due_counts(
     )
 
 
-def open_rows(reader: Reader, watermarks: Mapping[PartitionKey, int]) -> pa.Table:
+def open_rows(
+    reader: Reader,
+    watermarks: Mapping[PartitionKey, int],
+    *,
+    positions: Mapping[PartitionKey, int] | None = None,
+) -> pa.Table:
     """Return (user_idx, h_ts_ms, topic, part) of the history rows that `due_counts` leaves out.
 
     Args:
         reader: Where to read.
         watermarks: Epoch ms per partition; users of other partitions are left out.
+        positions: Exclusive upper offsets; a row of a partition missing here was not read yet.
     """
     return reader.query(
         """
@@ -63,9 +69,15 @@ def open_rows(reader: Reader, watermarks: Mapping[PartitionKey, int]) -> pa.Tabl
         FROM rows_all r
         JOIN users u ON u.user_idx = r.user_idx
         JOIN marks m ON m.topic = u.topic AND m.part = u.part
+        LEFT JOIN bounds b ON b.topic = r.topic AND b.part = r.part
         WHERE r.in_history AND r.h_ts >= make_timestamp(m.watermark_ms * 1000)
+            AND (? OR r.off < b.next_off)
         """,
-        tables={"marks": partition_table(watermarks, "watermark_ms")},
+        [positions is None],
+        tables={
+            "marks": partition_table(watermarks, "watermark_ms"),
+            "bounds": partition_table(positions, "next_off"),
+        },
     )
 
 

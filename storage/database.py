@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,6 +21,10 @@ from storage.records import Param, Reader
 from storage.session import Session, Snapshot, Tx
 
 __all__ = ["Database", "Snapshot", "Tx", "get_meta", "holder_pid", "set_meta"]
+
+
+_CHECKPOINT_TRIES = 200
+_CHECKPOINT_WAIT_S = 0.05
 
 
 class Database:
@@ -130,10 +135,10 @@ class Database:
         Readers go on. Do not open the file in this process, not even to copy it.
         """
         with self._writing():
-            with translated(self._path):
-                reach("checkpoint.begin")
-                self._writer.execute("CHECKPOINT").fetchall()
-                reach("checkpoint.end")
+            tries = 0
+            while not self._checkpoint(last=tries == _CHECKPOINT_TRIES):
+                tries += 1
+                time.sleep(_CHECKPOINT_WAIT_S)
             yield
 
     def get_meta(self, key: str) -> str | None:
@@ -144,10 +149,23 @@ class Database:
         """Store `value` under `key`, replacing what was there."""
         set_meta(tx, key, value)
 
-    def checkpoint(self) -> None:
-        """Move the write-ahead log into the file."""
-        with self.at_rest():
-            pass
+    def checkpoint(self) -> bool:
+        """Move the write-ahead log into the file, unless another thread is reading just now; say whether it did."""
+        with self._writing():
+            return self._checkpoint(last=False)
+
+    def _checkpoint(self, *, last: bool) -> bool:
+        """Try to: DuckDB refuses while another thread is in a transaction. The last try lets that out."""
+        with translated(self._path):
+            reach("checkpoint.begin")
+            try:
+                self._writer.execute("CHECKPOINT").fetchall()
+            except duckdb.TransactionException:
+                if last:
+                    raise
+                return False
+            reach("checkpoint.end")
+            return True
 
     def close(self) -> None:
         """Close every cursor and the file; closing twice does nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -28,6 +29,8 @@ class Identities:
         self._codes: dict[PartitionKey, int] = {}
         self._partitions: list[PartitionKey] = []
         self._homes = np.empty(max(1024, 2 * len(users)), np.int32)
+        self._lock = threading.RLock()
+        self._settled = len(item_ids)
 
     @classmethod
     def load(cls, reader: Reader) -> Identities:
@@ -58,8 +61,9 @@ class Identities:
             ts_ms: Event time per row.
         """
         size = self.n_users
-        tx.on_rollback(lambda: self._users.cut(size))
-        indexes, fresh = self._users.encode(_strings(user_ids))
+        tx.on_rollback(lambda: self._cut_users(size))
+        with self._lock:
+            indexes, fresh = self._users.encode(_strings(user_ids))
         if len(fresh):
             rows, numbers = pa.array(fresh, pa.int64()), np.arange(size, self.n_users)
             topic, part = _strings(topics).take(rows), _integers(parts).take(rows)
@@ -89,7 +93,9 @@ class Identities:
         """
         size = self.n_items
         tx.on_rollback(lambda: self._cut_items(size))
-        indexes, fresh = self._items.encode(_strings(item_ids))
+        tx.on_commit(self._settle)
+        with self._lock:
+            indexes, fresh = self._items.encode(_strings(item_ids))
         if len(fresh):
             numbers = np.arange(size, self.n_items)
             new = pa.table({
@@ -112,17 +118,24 @@ class Identities:
         return len(self._items)
 
     @property
+    def n_settled_items(self) -> int:
+        """Number of items whose transaction is committed: no other item will ever have their internal ids."""
+        return self._settled
+
+    @property
     def all_item_ids(self) -> list[str]:
         """External item ids; the place in the list is the internal id."""
         return list(self._named_items())
 
     def find_user(self, user_id: str) -> int | None:
         """Return the internal id of a user, None when unknown."""
-        return self._users.find(user_id)
+        with self._lock:
+            return self._users.find(user_id)
 
     def find_item(self, item_id: str) -> int | None:
         """Return the internal id of an item, None when unknown."""
-        return self._items.find(item_id)
+        with self._lock:
+            return self._items.find(item_id)
 
     def user_id(self, user_idx: int) -> str:
         """Return the external id of a user."""
@@ -165,14 +178,23 @@ class Identities:
 
     def _named_items(self) -> list[str]:
         """External item ids by internal one: a catalogue is small, and slates name items all the time."""
-        have = len(self._item_names)
-        if have < self.n_items:
-            self._item_names += self._items.names(np.arange(have, self.n_items)).to_pylist()
-        return self._item_names
+        with self._lock:
+            have = len(self._item_names)
+            if have < self.n_items:
+                self._item_names += self._items.names(np.arange(have, self.n_items)).to_pylist()
+            return self._item_names
+
+    def _settle(self) -> None:
+        self._settled = self.n_items
+
+    def _cut_users(self, size: int) -> None:
+        with self._lock:
+            self._users.cut(size)
 
     def _cut_items(self, size: int) -> None:
-        self._items.cut(size)
-        del self._item_names[size:]
+        with self._lock:
+            self._items.cut(size)
+            del self._item_names[size:]
 
     def _set_homes(self, start: int, topics: pa.Array, parts: pa.Array) -> None:
         end = start + len(topics)

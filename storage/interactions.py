@@ -37,6 +37,7 @@ __all__ = [
     "load_history",
     "load_recents",
     "popularity",
+    "read_ahead",
     "read_range",
     "seen_items",
     "user_count",
@@ -44,6 +45,10 @@ __all__ = [
 
 _SELECT_HISTORY = "SELECT {columns} FROM rows_ms WHERE in_history"
 _ALL_COLUMNS = "* EXCLUDE (hot, h_ts)"
+_COLUMNS = ", ".join(
+    f"epoch_ms(h.{name.removesuffix('_ms')}) AS {name}" if name.endswith("_ms") else f"h.{name}"
+    for name in INTERACTION_SCHEMA.names
+)
 
 
 def append(tx: Tx, table: pa.Table, *, first: bool = True) -> int:
@@ -76,6 +81,33 @@ def read_range(reader: Reader, topic: str, part: int, first: int, next_off: int)
         "SELECT * EXCLUDE (hot, h_ts) FROM rows_ms "
         "WHERE topic = ? AND part = ? AND off >= ? AND off < ? ORDER BY off",
         [topic, part, first, next_off],
+    )
+
+
+def read_ahead(
+    reader: Reader,
+    first: Mapping[PartitionKey, int],
+    ends: Mapping[PartitionKey, int],
+    limit: int,
+) -> pa.Table:
+    """Return rows that were not answered yet, in the order in which they were stored.
+
+    Such rows are hot: a rotation moves what was answered only.
+
+    Args:
+        reader: Where to read.
+        first: Offset per partition at which answering goes on, 0 where there is none.
+        ends: Exclusive upper offset per partition; others are left out.
+        limit: Most rows.
+    """
+    table = partition_table(ends, "next_off")
+    starts = pa.array([first.get(key, 0) for key in ends], pa.int64())
+    return reader.query(
+        f"SELECT {_COLUMNS} FROM interactions_hot h "  # noqa: S608 names of the schema
+        "JOIN bounds b ON b.topic = h.topic AND b.part = h.part "
+        "WHERE h.off >= b.first_off AND h.off < b.next_off ORDER BY h.rowid LIMIT ?",
+        [limit],
+        tables={"bounds": table.append_column("first_off", starts)},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, get_args
@@ -24,10 +24,11 @@ Kind: TypeAlias = Literal[
     "shed",
     "window",
 ]
-_INSERT = """
-INSERT INTO journal(journal_id, kind, ref, detail, recorded_at)
-SELECT coalesce(max(journal_id), 0) + 1, ?, ?, ?, make_timestamp(? * 1000) FROM journal
-RETURNING journal_id
+_NEWEST = "SELECT coalesce(max(journal_id), 0) AS journal_id FROM journal"
+_BEYOND = """
+SELECT p.journal_id FROM journal_positions p
+LEFT JOIN bounds b ON b.topic = p.topic AND b.part = p.part
+WHERE p.next_off > coalesce(b.next_off, 0)
 """
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -54,6 +55,17 @@ class JournalEntry:
     positions: dict[PartitionKey, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An entry to be written; see `JournalEntry`."""
+
+    kind: Kind
+    ref: str
+    detail: Mapping[str, Any]
+    positions: Mapping[PartitionKey, int]
+    at: datetime
+
+
 def append(
     tx: Tx,
     kind: Kind,
@@ -62,20 +74,62 @@ def append(
     positions: Mapping[PartitionKey, int],
     at: datetime,
 ) -> int:
-    """Write an entry and return its number.
+    """Write one entry and return its number; see `append_all`."""
+    draft = Draft(kind=kind, ref=ref, detail=detail or {}, positions=positions, at=at)
+    return append_all(tx, [draft])[0].journal_id
+
+
+def append_all(tx: Tx, drafts: Sequence[Draft]) -> list[JournalEntry]:
+    """Write entries in their order and return them.
 
     Raises:
-        StorageError: The kind is unknown.
+        StorageError: A kind is unknown.
     """
-    if kind not in KINDS:
-        raise StorageError(f"journal kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
-    journal_id = tx.execute(
-        _INSERT, [kind, ref, json.dumps(dict(detail or {}), sort_keys=True), to_ms(at)]
+    if not drafts:
+        return []
+    for draft in drafts:
+        if draft.kind not in KINDS:
+            raise StorageError(
+                f"journal kind {draft.kind!r} is unknown; use one of {', '.join(KINDS)}"
+            )
+    first = 1 + int(tx.query(_NEWEST)["journal_id"][0].as_py())
+    found = [
+        JournalEntry(
+            journal_id=number,
+            kind=draft.kind,
+            ref=draft.ref,
+            detail=dict(draft.detail),
+            at_ms=to_ms(draft.at),
+            positions=dict(draft.positions),
+        )
+        for number, draft in enumerate(drafts, first)
+    ]
+    tx.insert(
+        "journal",
+        pa.table({
+            "journal_id": pa.array([one.journal_id for one in found], pa.int64()),
+            "kind": pa.array([one.kind for one in found], pa.string()),
+            "ref": pa.array([one.ref for one in found], pa.string()),
+            "detail": [json.dumps(one.detail, sort_keys=True) for one in found],
+            "recorded_at_ms": pa.array([one.at_ms for one in found], pa.int64()),
+        }),
     )
-    table = partition_table(positions, "next_off")
-    ids = pa.array([journal_id] * table.num_rows, pa.int64())
-    tx.insert("journal_positions", table.append_column("journal_id", ids))
-    return journal_id
+    tx.insert("journal_positions", _places_table(found))
+    return found
+
+
+def _places_table(found: Sequence[JournalEntry]) -> pa.Table:
+    places = [
+        (one.journal_id, topic, part, off)
+        for one in found
+        for (topic, part), off in one.positions.items()
+    ]
+    return pa.table({
+        "journal_id": pa.array([place[0] for place in places], pa.int64()),
+        "topic": pa.array([place[1] for place in places], pa.string()),
+        "part": pa.array([place[2] for place in places], pa.int32()),
+        "next_off": pa.array([place[3] for place in places], pa.int64()),
+    })
 
 
 def entries(reader: Reader, kind: Kind | None = None, *, after_id: int = 0) -> list[JournalEntry]:
@@ -94,14 +148,49 @@ def entries(reader: Reader, kind: Kind | None = None, *, after_id: int = 0) -> l
     return _entries(table, places)
 
 
-def latest(reader: Reader, kind: Kind) -> JournalEntry | None:
-    """Return the newest entry of a kind, None when there is none."""
+def latest(
+    reader: Reader, kind: Kind, positions: Mapping[PartitionKey, int] | None = None
+) -> JournalEntry | None:
+    """Return the newest entry of a kind, None when there is none.
+
+    Args:
+        reader: Where to read.
+        kind: Of the entry.
+        positions: Only entries that apply to the first event beyond these positions already; None for any.
+    """
     found = reader.query(
-        "SELECT max(journal_id) AS journal_id FROM journal WHERE kind = ?", [kind]
+        f"SELECT max(journal_id) AS journal_id FROM journal WHERE kind = $1 "  # noqa: S608 a constant
+        f"AND ($2 OR journal_id NOT IN ({_BEYOND}))",
+        [kind, positions is None],
+        tables={"bounds": partition_table(positions, "next_off")},
     )["journal_id"][0].as_py()
     if found is None:
         return None
     return entries(reader, kind, after_id=int(found) - 1)[0]
+
+
+def beyond(reader: Reader, positions: Mapping[PartitionKey, int]) -> list[JournalEntry]:
+    """Return the entries that do not apply yet at the given positions, in the order in which they will.
+
+    Entries are cuts of the log, each at or after the one before it: the sum of their offsets orders them.
+    """
+    oldest = reader.query(
+        f"SELECT min(journal_id) AS first FROM ({_BEYOND})",  # noqa: S608 a constant
+        tables={"bounds": partition_table(positions, "next_off")},
+    )["first"][0].as_py()
+    if oldest is None:
+        return []
+    found = [
+        one
+        for one in entries(reader, after_id=int(oldest) - 1)
+        if any(off > positions.get(key, 0) for key, off in one.positions.items())
+    ]
+    return in_order(found)
+
+
+def in_order(found: Iterable[JournalEntry]) -> list[JournalEntry]:
+    """Return entries in the order in which they apply."""
+    return sorted(found, key=lambda one: (sum(one.positions.values()), one.journal_id))
 
 
 def _entries(table: pa.Table, places: pa.Table) -> list[JournalEntry]:

@@ -10,7 +10,14 @@ import pyarrow as pa
 
 from storage.database import Tx
 from storage.errors import PositionError
-from storage.records import Param, PartitionKey, Reader, partition_dict, to_ms
+from storage.records import (
+    Param,
+    PartitionKey,
+    Reader,
+    partition_dict,
+    partition_table,
+    to_ms,
+)
 
 _MOVE_SCORED = """
 UPDATE scored_positions SET next_off = $1, scored_at = make_timestamp($2 * 1000)
@@ -125,6 +132,19 @@ def max_event_ms(reader: Reader) -> dict[PartitionKey, int]:
         reader.query(
             "SELECT topic, part, epoch_ms(max(max_event)) AS ms FROM position_ranges "
             "WHERE max_event IS NOT NULL GROUP BY topic, part ORDER BY topic, part"
+        ),
+        "ms",
+    )
+
+
+def newest_below(reader: Reader, positions: Mapping[PartitionKey, int]) -> dict[PartitionKey, int]:
+    """Return per partition the largest event time of the rows below an exclusive upper offset."""
+    return partition_dict(
+        reader.query(
+            "SELECT r.topic, r.part, epoch_ms(max(r.ts)) AS ms FROM rows_all r "
+            "JOIN bounds b ON b.topic = r.topic AND b.part = r.part WHERE r.off < b.next_off "
+            "GROUP BY r.topic, r.part ORDER BY r.topic, r.part",
+            tables={"bounds": partition_table(positions, "next_off")},
         ),
         "ms",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -71,28 +72,32 @@ def next_run_id(reader: Reader) -> int:
     return int(table["run_id"][0].as_py())
 
 
-def put_run(tx: Tx, row: RunRow) -> None:
-    """Store a run, replacing an earlier state of it."""
-    tx.execute("DELETE FROM refresh_runs WHERE run_id = ?", [row.run_id])
-    add_run(tx, row)
+def put_runs(tx: Tx, rows: Sequence[RunRow]) -> None:
+    """Store runs, replacing earlier states of them."""
+    for row in rows:
+        tx.execute("DELETE FROM refresh_runs WHERE run_id = ?", [row.run_id])
+    add_runs(tx, rows)
 
 
-def add_run(tx: Tx, row: RunRow) -> None:
-    """Store a run whose number is new."""
-    marks = [[topic, part, ms] for (topic, part), ms in sorted(row.watermark.items())]
+def add_runs(tx: Tx, rows: Sequence[RunRow]) -> None:
+    """Store runs whose numbers are new."""
+    marks = [
+        json.dumps([[topic, part, ms] for (topic, part), ms in sorted(row.watermark.items())])
+        for row in rows
+    ]
     tx.insert(
         "refresh_runs",
         pa.table({
-            "run_id": pa.array([row.run_id], pa.int64()),
-            "model_version": pa.array([row.model_version], pa.string()),
-            "ran_at_ms": pa.array([row.at_ms], pa.int64()),
-            "watermark": pa.array([json.dumps(marks)], pa.string()),
-            "users": pa.array([row.users], pa.int64()),
-            "segments": pa.array([row.segments], pa.int64()),
-            "seconds": pa.array([row.seconds], pa.float64()),
-            "visible_from_ms": pa.array([row.visible_from_ms], pa.int64()),
-            "status": pa.array([row.status], pa.string()),
-            "note": pa.array([row.note], pa.string()),
+            "run_id": pa.array([row.run_id for row in rows], pa.int64()),
+            "model_version": pa.array([row.model_version for row in rows], pa.string()),
+            "ran_at_ms": pa.array([row.at_ms for row in rows], pa.int64()),
+            "watermark": pa.array(marks, pa.string()),
+            "users": pa.array([row.users for row in rows], pa.int64()),
+            "segments": pa.array([row.segments for row in rows], pa.int64()),
+            "seconds": pa.array([row.seconds for row in rows], pa.float64()),
+            "visible_from_ms": pa.array([row.visible_from_ms for row in rows], pa.int64()),
+            "status": pa.array([row.status for row in rows], pa.string()),
+            "note": pa.array([row.note for row in rows], pa.string()),
         }),
     )
 

@@ -30,6 +30,10 @@ LEFT JOIN journal_positions p
 WHERE coalesce(p.next_off, 0) <= a.as_of
 GROUP BY a.user_idx, a.as_of
 """
+_BY_RUN = """
+SELECT g.run_id, g.model_version, u.user_id, g.segment
+FROM token_groups g JOIN users u ON u.user_idx = g.user_idx ORDER BY g.run_id, g.user_idx, g.segment
+"""
 _USERS = "SELECT DISTINCT user_idx FROM token_groups WHERE run_id = ? ORDER BY user_idx"
 
 
@@ -46,6 +50,18 @@ def users_of_run(reader: Reader, run_id: int) -> list[int]:
     """Internal ids of the users whose groups a run stored."""
     users: list[int] = reader.query(_USERS, (run_id,))["user_idx"].to_pylist()
     return users
+
+
+def groups_by_run(reader: Reader) -> dict[int, tuple[str, list[tuple[str, int]]]]:
+    """Model version and (external user id, segment) of the groups of every run, by user and segment."""
+    table = reader.query(_BY_RUN)
+    columns = (
+        table[name].to_pylist() for name in ("run_id", "model_version", "user_id", "segment")
+    )
+    found: dict[int, tuple[str, list[tuple[str, int]]]] = {}
+    for run_id, version, user_id, segment in zip(*columns, strict=True):
+        found.setdefault(run_id, (version, []))[1].append((user_id, segment))
+    return found
 
 
 def visible_groups(

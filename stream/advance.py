@@ -235,8 +235,10 @@ class Advance:
         heads = [(run, int(order.row[run.at])) for run in runs]
         rows = order.rows
         reload = [(run, row) for run, row in heads if rows.in_history[row]]
+        offsets = [int(rows.off[row]) for _, row in reload]
         loaded = self._loader.load([
-            LoadRequest(run.state.user_idx, int(rows.off[row]) + 1) for run, row in reload
+            LoadRequest(run.state.user_idx, off + 1, event=off)
+            for (run, _), off in zip(reload, offsets, strict=True)
         ])
         for (run, _), state in zip(reload, loaded, strict=True):
             run.state = state

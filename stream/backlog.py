@@ -1,11 +1,12 @@
 """How much of each user's history lies before the watermark, and how much of that is compressed: counts in memory.
 
-Kept up to date as batches are stored and groups written, so that a tick asks the database nothing to find what is due.
-Derived: a restart counts the stored rows and groups once.
+Kept up to date as rows pass and groups are written, so that a tick asks the database nothing to find what is due.
+Derived: a restart counts the stored rows and groups once. One thread may tell of rows while another one plans.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from storage.records import PartitionKey, Reader
+    from stream.cuts import Cut
 
 _FEW = 1024
 _COLUMNS = ["user_idx", "h_ts_ms", "topic", "part"]
@@ -36,13 +38,15 @@ class Backlog:
     def __init__(self, segment_len: int, r_min: int) -> None:
         self._n = segment_len
         self._r_min = r_min
+        self._lock = threading.Lock()
         self._before = np.zeros(_FEW, np.int32)
         self._groups = np.zeros(_FEW, np.int32)
         self._open: dict[PartitionKey, list[NDArray[np.int64]]] = {}
 
-    def load(self, reader: Reader, version: str, watermarks: Mapping[PartitionKey, int]) -> None:
-        """Count what is stored: rows before the watermarks, the rows after them, groups of a model version."""
-        counts = backlog.due_counts(reader, watermarks)
+    def load(self, reader: Reader, version: str, cut: Cut) -> None:
+        """Count what is stored below a cut: rows before its watermarks, the rows after them; groups of a model version."""
+        watermarks, below = cut.watermarks(), cut.next_offsets
+        counts = backlog.due_counts(reader, watermarks, positions=below)
         users = counts["user_idx"].to_numpy()
         self._reserve(users)
         self._before[users] = counts["n_before"].to_numpy()
@@ -50,16 +54,17 @@ class Backlog:
         users = np.fromiter(groups.keys(), np.int64, len(groups))
         self._reserve(users)
         self._groups[users] = np.fromiter(groups.values(), np.int32, len(groups))
-        self._add(backlog.open_rows(reader, watermarks))
+        self._add(backlog.open_rows(reader, watermarks, positions=below))
 
-    def stored(self, rows: pa.Table) -> None:
-        """Take in rows that were stored."""
+    def take(self, rows: pa.Table) -> None:
+        """Take in further rows."""
         self._add(rows.select(_COLUMNS).filter(rows["in_history"]))
 
     def settle(self, watermarks: Mapping[PartitionKey, int]) -> None:
         """Count the rows that the watermarks have passed; watermarks only ever move forward."""
         for partition, mark in watermarks.items():
-            parts = self._open.pop(partition, [])
+            with self._lock:
+                parts = self._open.pop(partition, [])
             if not parts:
                 continue
             users, times = np.concatenate(parts, axis=1)
@@ -67,7 +72,9 @@ class Backlog:
             self._reserve(users)
             np.add.at(self._before, users[passed], 1)
             if not passed.all():
-                self._open[partition] = [np.stack([users[~passed], times[~passed]])]
+                left = np.stack([users[~passed], times[~passed]])
+                with self._lock:
+                    self._open.setdefault(partition, []).append(left)
 
     def due(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Users with due segments that have no group, ascending: internal ids, first and last such segment."""
@@ -87,7 +94,8 @@ class Backlog:
             for name in ("user_idx", "h_ts_ms")
         ])
         for partition, where in partition_rows(rows):
-            self._open.setdefault(partition, []).append(pair[:, where])
+            with self._lock:
+                self._open.setdefault(partition, []).append(pair[:, where])
 
     def _reserve(self, users: NDArray[np.int64]) -> None:
         wanted = int(users.max(initial=-1)) + 1

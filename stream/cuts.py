@@ -1,89 +1,73 @@
-"""Where a polled batch must be cut: at the record from which a tick, a visible run or an item record applies. Pure.
+"""A cut of the log: how far each partition is taken, and what follows from that alone.
 
-Cuts depend on the log alone, so a replay takes the same steps however large its batches are.
+Storing runs ahead; ticks, journal entries and slates belong to cuts. Cuts of one shard follow one another: each takes
+every partition at least as far as the one before it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from stream.events import EventBatch, Partition
+from storage import items, journal, positions
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Mapping
+
+    from storage.records import PartitionKey, Reader
+
+NOWHERE = -(1 << 62)
+"""An event time before every other."""
 
 
-def rows_until(ts_ms: NDArray[np.int64], threshold_ms: int) -> int:
-    """How many rows up to and including the first one at or past the threshold; all rows if none is."""
-    reached = np.flatnonzero(ts_ms >= threshold_ms)
-    return int(reached[0]) + 1 if len(reached) else len(ts_ms)
+@dataclass(slots=True)
+class Cut:
+    """How far the log is taken.
 
-
-def rows_before_item(batch: EventBatch) -> int:
-    """How many interactions come before the first item record of their partition; all if none does."""
-    n: int = batch.interactions.num_rows
-    if not batch.items.num_rows or not n:
-        return n
-    first: dict[Partition, int] = {}
-    for row in batch.items.select(["topic", "part", "off"]).to_pylist():
-        partition = Partition(row["topic"], row["part"])
-        first[partition] = min(row["off"], first.get(partition, row["off"]))
-    columns = batch.interactions.select(["topic", "part", "off"]).to_pylist()
-    for i, row in enumerate(columns):
-        if row["off"] > first.get(Partition(row["topic"], row["part"]), row["off"]):
-            return i
-    return n
-
-
-def cut(batch: EventBatch, rows: int) -> tuple[EventBatch, EventBatch]:
-    """Split a batch after its first `rows` interactions; dead letters and items go by their positions.
-
-    With `rows` 0 the first part holds what comes before each partition's first interaction.
+    Attributes:
+        lateness_ms: what a watermark lies behind the newest event time.
+        next_offsets: exclusive upper offset per partition; one that is not named was not read.
+        newest_ms: newest event time per partition, ms since the epoch.
+        n_items: items known, 1 + the largest internal id.
     """
-    head_rows, tail_rows = batch.interactions.slice(0, rows), batch.interactions.slice(rows)
-    ends = _ends(batch, head_rows, tail_rows)
-    in_head = pa.array(
-        [
-            row["off"] < ends[Partition(row["topic"], row["part"])]
-            for row in batch.items.select(["topic", "part", "off"]).to_pylist()
-        ],
-        pa.bool_(),
+
+    lateness_ms: int
+    next_offsets: dict[PartitionKey, int] = field(default_factory=dict)
+    newest_ms: dict[PartitionKey, int] = field(default_factory=dict)
+    n_items: int = 0
+
+    @property
+    def clock_ms(self) -> int | None:
+        """The event clock: newest event time of all partitions, milliseconds; None before the first event."""
+        return max(self.newest_ms.values(), default=None)
+
+    def watermarks(self) -> dict[PartitionKey, int]:
+        """Watermark per partition: newest event time less the allowed lateness, milliseconds."""
+        return {key: ms - self.lateness_ms for key, ms in self.newest_ms.items()}
+
+    def copy(self) -> Cut:
+        """Return a cut that stays where this one is now."""
+        return Cut(self.lateness_ms, dict(self.next_offsets), dict(self.newest_ms), self.n_items)
+
+    def rise(self, ends: Mapping[PartitionKey, int]) -> None:
+        """Take partitions up to exclusive offsets, never back."""
+        for key, end in ends.items():
+            if end > self.next_offsets.get(key, 0):
+                self.next_offsets[key] = end
+
+    def see(self, key: PartitionKey, newest_ms: int, items: int) -> None:
+        """Take in what rows of a partition say: their newest event time, 1 + their largest internal item id."""
+        self.newest_ms[key] = max(newest_ms, self.newest_ms.get(key, NOWHERE))
+        self.n_items = max(self.n_items, items)
+
+
+def read_cut(reader: Reader, below: Mapping[PartitionKey, int], lateness_ms: int) -> Cut:
+    """Return the cut of stored records at exclusive upper offsets."""
+    tick = journal.latest(reader, "popularity", below)
+    at_tick = 0 if tick is None else int(tick.detail["n_items"])
+    return Cut(
+        lateness_ms,
+        dict(below),
+        positions.newest_below(reader, below),
+        max(at_tick, items.count_below(reader, below)),
     )
-    head_dead = [d for d in batch.dead if d.off < ends[Partition(d.topic, d.part)]]
-    tail_dead = [d for d in batch.dead if d.off >= ends[Partition(d.topic, d.part)]]
-    ranges = batch.ranges
-    head = EventBatch(
-        interactions=head_rows,
-        items=batch.items.filter(in_head),
-        dead=head_dead,
-        ranges={p: (first, ends[p]) for p, (first, _) in ranges.items() if ends[p] > first},
-        exhausted=False,
-    )
-    tail = EventBatch(
-        interactions=tail_rows,
-        items=batch.items.filter(pc.invert(in_head)),
-        dead=tail_dead,
-        ranges={p: (ends[p], nxt) for p, (_, nxt) in ranges.items() if nxt > ends[p]},
-        exhausted=batch.exhausted,
-    )
-    return head, tail
-
-
-def _ends(batch: EventBatch, head: pa.Table, tail: pa.Table) -> dict[Partition, int]:
-    """Exclusive end of the first part per partition: right after its last row, or before the next part's first."""
-    ends = {p: first for p, (first, _) in batch.ranges.items()}
-    if not head.num_rows:
-        return ends | _bounds(tail, "min")
-    return ends | {p: off + 1 for p, off in _bounds(head, "max").items()}
-
-
-def _bounds(table: pa.Table, which: Literal["min", "max"]) -> dict[Partition, int]:
-    """Smallest or largest offset per partition."""
-    found = table.group_by(["topic", "part"]).aggregate([("off", which)])
-    keys = zip(found["topic"].to_pylist(), found["part"].to_pylist(), strict=True)
-    offsets = found[f"off_{which}"].to_pylist()
-    return {Partition(topic, part): off for (topic, part), off in zip(keys, offsets, strict=True)}

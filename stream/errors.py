@@ -7,6 +7,7 @@ StreamError
 │   │   └── LostRecordsError  the log dropped records before they were read
 │   ├── StalledError       the log has more records, and none arrive
 │   └── RepartitionedError the topic's partitions, or this shard's, are not those the database was built from
+├── JournalError           a recorded journal cannot be read, or is of another log
 ├── DeadShareError         more bad records than the configured share: the run stops
 ├── PartitionMovedError    with several shards, a user's events come from a second partition
 ├── CompressError          due segments could not be compressed; nothing of them was stored
@@ -53,6 +54,10 @@ class StalledError(SourceError):
 
 class RepartitionedError(SourceError):
     """A topic has another number of partitions, or this shard another part of them, than the database knows."""
+
+
+class JournalError(StreamError):
+    """A recorded journal cannot be read, or does not belong to the log that is replayed."""
 
 
 class DeadShareError(StreamError):

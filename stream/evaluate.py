@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
     from model.engine import Engine
     from stream.evaluation.log import EvaluationLog
-    from stream.pipeline import Pipeline, RunSummary
+    from stream.pipeline import Pipeline
+    from stream.summary import RunSummary
 
 Progress: TypeAlias = "Callable[[str, int, int], None]"
 """Told a stage, what is done of it, and how much there is (0 = not known)."""

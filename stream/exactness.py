@@ -13,6 +13,7 @@ from storage import items as item_store
 from storage.identities import Identities
 from storage.interactions import load_history
 from storage.tokens import group_counts
+from stream.cuts import Cut
 from stream.exactness_report import ExactnessReport
 from stream.history import UserRows, model_rows, rows_by_user
 from stream.loading import LoadRequest, StateLoader, WindowRule
@@ -82,7 +83,7 @@ class _Check:
         self._db = db
         self._engine = engine
         self._vectors = vectors
-        self._shared = Shared(db, ids, engine)
+        self._shared = Shared(db, ids, engine, Cut(lateness_ms=0))
         rule = WindowRule(segment_len=config.segment_len, r_max=config.r_max, window=config.window)
         self._loader = StateLoader(db, ids, engine, self._shared, rule, config.visit_gap_ms)
 

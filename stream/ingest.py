@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from storage import dead_letters, epochs, interactions, items, journal, positions, rotation
+from storage import dead_letters, epochs, interactions, positions, rotation
 from storage.faults import reach
 from storage.positions import RangeRow
 from storage.records import INTERACTION_SCHEMA
 from stream.clock import to_ms
+from stream.cuts import Cut
 from stream.dead_limits import DeadLimits, admit, short_log_excess
 from stream.dead_rows import rows_of
 from stream.errors import GapError, PartitionMovedError
 from stream.events import Partition
+from stream.item_records import ItemRecords
 from stream.judge import Judge, SegmentRule, Verdicts, partition_rows
 from stream.verdicts import NEVER
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from storage.database import Database, Tx
     from storage.identities import Identities
+    from storage.journal import JournalEntry
+    from storage.records import PartitionKey
     from stream.config import StreamConfig
     from stream.errors import DeadShareError
     from stream.events import DeadLetter, EventBatch
@@ -59,12 +62,22 @@ class IngestCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredBatch:
-    """What one transaction wrote: rows as appended (log order within a partition), and counts."""
+class Stored:
+    """What one transaction wrote.
+
+    Attributes:
+        rows: interactions as appended, in the order in which they were delivered.
+        items: item records.
+        counts: records by outcome.
+        ends: exclusive end per partition of what is stored now.
+        entries: journal entries written with them, in order.
+    """
 
     rows: pa.Table
     items: pa.Table
     counts: IngestCounts
+    ends: dict[PartitionKey, int]
+    entries: list[JournalEntry]
 
 
 class Ingest:
@@ -91,10 +104,10 @@ class Ingest:
         self.max_event_ms: dict[tuple[str, int], int] = positions.max_event_ms(db)
         self.counts = IngestCounts()
         self.hot_rows = rotation.hot_rows(db)
-        self._told: list[Callable[[pa.Table], None]] = []
+        self._told: list[Callable[[Stored], None]] = []
 
-    def tell(self, listener: Callable[[pa.Table], None]) -> None:
-        """Call `listener` with the rows of every batch from now on, once they are stored."""
+    def tell(self, listener: Callable[[Stored], None]) -> None:
+        """Call `listener` with every batch from now on: after its commit, before anything else can be written."""
         self._told.append(listener)
 
     def take_over(self) -> None:
@@ -111,19 +124,28 @@ class Ingest:
         if self._epoch is not None:
             epochs.check(tx, self._epoch)
 
+    def cut(self) -> Cut:
+        """Where the log is stored to; inside a transaction nothing is stored meanwhile."""
+        ends, newest = dict(self.next_offsets), dict(self.max_event_ms)
+        return Cut(self._config.lateness_ms, ends, newest, self._ids.n_items)
+
     def watermarks(self) -> dict[tuple[str, int], int]:
         """Watermark per partition: newest event time less the allowed lateness, milliseconds."""
-        return {key: ms - self._config.lateness_ms for key, ms in self.max_event_ms.items()}
+        return self.cut().watermarks()
+
+    def moved(self, rows: int) -> None:
+        """Rows left the hot table."""
+        self.hot_rows -= rows
 
     def store(
         self, batch: EventBatch, *, now: datetime, scored: bool = False, announced: bool = False
-    ) -> StoredBatch:
+    ) -> Stored:
         """Store one batch in one transaction.
 
         Args:
-            batch: a poll's result, or a part of one.
+            batch: a poll's result.
             now: ingest time written beside the rows.
-            scored: also move the scored positions, where nothing scores these records.
+            scored: also move the scored positions, where nothing answers these records.
             announced: also journal the availability that item records set, from the positions after them on.
 
         Raises:
@@ -137,28 +159,26 @@ class Ingest:
         admitted = admit(self._limits, batch, table, [*batch.dead, *map(batch.as_found, refused)])
         batch, table, dead_rows = admitted.batch, admitted.rows, admitted.dead
         self.excess = admitted.excess
+        records = ItemRecords(table, batch.items)
         with self._db.transaction() as tx:
             self.fence(tx)
-            rows = self._rows(tx, table, now)
+            rows = self._rows(tx, table, records, now)
             interactions.append(tx, rows, first=not self.max_event_ms)
             reach("ingest.rows")
-            self._store_items(tx, batch.items)
+            records.store(tx)
             _store_dead(tx, dead_rows, now)
             ranges = self._ranges(batch, rows, dead_rows)
             positions.append(tx, ranges, at=now, ends=self.next_offsets)
             if scored:
                 positions.set_scored(tx, {(r.topic, r.part): r.next_off for r in ranges}, now)
-            if announced and batch.items.num_rows:
-                self._announce(tx, batch.items, ranges, now)
+            entries = records.announce(tx, self.next_offsets, now) if announced else []
             reach("ingest.commit")
-        self._advance(ranges)
-        self.hot_rows += rows.num_rows
-        for listener in self._told:
-            listener(rows)
-        counts = _count(ranges)
-        counts.moved = int(self._moved(rows["user_idx"].to_numpy(), rows).sum())
-        self.counts.add(counts)
-        return StoredBatch(rows, batch.items, counts)
+            ends = {(r.topic, r.part): r.next_off for r in ranges}
+            counts = _count(ranges)
+            counts.moved = int(self._moved(rows["user_idx"].to_numpy(), rows).sum())
+            stored = Stored(rows, batch.items, counts, ends, entries)
+            tx.on_commit(lambda: self._advance(ranges, stored))
+        return stored
 
     def end(self) -> None:
         """Judge a log that has ended: a short one may hold too many bad records for any window."""
@@ -194,13 +214,13 @@ class Ingest:
             keep[where] = off[where] >= self.next_offsets.get(key, 0)
         return pa.array(keep)
 
-    def _rows(self, tx: Tx, table: pa.Table, now: datetime) -> pa.Table:
+    def _rows(self, tx: Tx, table: pa.Table, records: ItemRecords, now: datetime) -> pa.Table:
         """The rows to append, with internal ids and verdicts."""
         ts = table["ts"]
         users = self._ids.assign_users(tx, table["user_id"], table["topic"], table["part"], ts)
         if self._shards > 1:
             self._refuse_moved(table, users)
-        item_idx = self._ids.assign_items(tx, table["item_id"], ts)
+        item_idx = records.assign(tx, self._ids)
         verdicts = self._judge.rows(tx, table, users, self.max_event_ms)
         return _appendable(table, users, item_idx, verdicts, now)
 
@@ -226,27 +246,6 @@ class Ingest:
             f"events of {', '.join(named)}{more} come from a second partition, so they have no one order"
             " and another shard may hold the rest; key the topic by user, or run one shard"
         )
-
-    def _store_items(self, tx: Tx, table: pa.Table) -> None:
-        if not table.num_rows:
-            return
-        ts = pc.fill_null(table["ts"], 0)
-        idx = self._ids.assign_items(tx, table["item_id"], ts, source="item")
-        rows = pa.table({
-            "item_idx": idx,
-            "text": table["text"],
-            "available": table["available"],
-            "first_seen_ms": table["ts"],
-            "source": pa.array(["item"] * table.num_rows, pa.string()),
-        })
-        items.upsert(tx, rows)
-
-    def _announce(self, tx: Tx, table: pa.Table, ranges: Sequence[RangeRow], now: datetime) -> None:
-        """Journal item records with the rows that set them: a crash in between would lose the entry for good."""
-        ends = self.next_offsets | {(r.topic, r.part): r.next_off for r in ranges}
-        for row in table.select(["item_id", "available"]).to_pylist():
-            detail = {"available": row["available"]}
-            journal.append(tx, "availability", row["item_id"], detail, ends, now)
 
     def _ranges(
         self, batch: EventBatch, rows: pa.Table, dead: Sequence[DeadLetter]
@@ -283,12 +282,15 @@ class Ingest:
             )
         return out
 
-    def _advance(self, ranges: Sequence[RangeRow]) -> None:
-        for row in ranges:
-            key = (row.topic, row.part)
-            self.next_offsets[key] = row.next_off
-            if row.max_event_ms is not None:
-                self.max_event_ms[key] = row.max_event_ms
+    def _advance(self, ranges: Sequence[RangeRow], stored: Stored) -> None:
+        """Take note of a commit; called before the next transaction can begin."""
+        newest = {(r.topic, r.part): r.max_event_ms for r in ranges if r.max_event_ms is not None}
+        self.next_offsets = self.next_offsets | stored.ends
+        self.max_event_ms = self.max_event_ms | newest
+        self.hot_rows += stored.rows.num_rows
+        self.counts.add(stored.counts)
+        for listener in self._told:
+            listener(stored)
 
 
 def _appendable(

@@ -43,13 +43,15 @@ class LoadRequest:
 
     `as_of` is the exclusive upper offset in the user's partition, None for everything stored. `mode` is what production
     reads ("tokens") or a variant for evaluation: the same recent window without tokens ("recents"), with another user's
-    tokens ("swap", from `swap_user_idx`), or the newest raw history as one segment ("full").
+    tokens ("swap", from `swap_user_idx`), or the newest raw history as one segment ("full"). `event` is the offset of the
+    event the state is for, where rows up to that event itself are read: groups that apply only after it are not.
     """
 
     user_idx: int
     as_of: int | None = None
     mode: StateMode = "tokens"
     swap_user_idx: int | None = None
+    event: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class StateLoader:
         """Places of the requests one read can serve: none has a user as of two sets of visible groups."""
         bounds: dict[int, set[int]] = {}
         for request in requests:
-            bounds.setdefault(request.user_idx, set()).add(_bound(request))
+            bounds.setdefault(request.user_idx, set()).add(_groups_bound(request))
         several = [(user, b) for user, found in bounds.items() if len(found) > 1 for b in found]
         visible = (
             visibility.visible_groups(self._db, self._engine.version, several) if several else {}
@@ -134,7 +136,7 @@ class StateLoader:
         rounds: list[list[int]] = []
         served: dict[int, list[int]] = {}
         for place, request in enumerate(requests):
-            groups = visible.get((request.user_idx, _bound(request)), 0)
+            groups = visible.get((request.user_idx, _groups_bound(request)), 0)
             counts = served.setdefault(request.user_idx, [])
             if groups not in counts:
                 counts.append(groups)
@@ -166,15 +168,17 @@ class StateLoader:
 
     def _read(self, requests: Sequence[LoadRequest]) -> _Read:
         as_of: dict[int, int] = {}
+        shown: dict[int, int] = {}
         repeated: set[int] = set()
         for request in requests:
-            bound = _bound(request)
-            if request.user_idx in as_of or request.mode == "full":
-                repeated.add(request.user_idx)
-            as_of[request.user_idx] = max(bound, as_of.get(request.user_idx, bound))
+            user, bound = request.user_idx, _bound(request)
+            if user in as_of or request.mode == "full":
+                repeated.add(user)
+            as_of[user] = max(bound, as_of.get(user, bound))
+            shown[user] = max(_groups_bound(request), shown.get(user, 0))
         users = sorted(as_of)
         swaps = {r.swap_user_idx for r in requests if r.swap_user_idx is not None}
-        group_as_of = {**dict.fromkeys(swaps, _END), **as_of}
+        group_as_of = {**dict.fromkeys(swaps, _END), **shown}
         home = {user: self._ids.partition(user) for user in group_as_of if user >= 0}
         with self._db.snapshot() as snapshot:
             groups = self._groups(snapshot, group_as_of, home)
@@ -325,6 +329,10 @@ class StateLoader:
 
 def _bound(request: LoadRequest) -> int:
     return _END if request.as_of is None else request.as_of
+
+
+def _groups_bound(request: LoadRequest) -> int:
+    return _bound(request) if request.event is None else request.event
 
 
 def token_block(group: GroupRow, kv_of: GroupRow | None = None) -> TokenBlock:

@@ -1,38 +1,32 @@
-"""The pipeline: poll, store in one transaction, score, write slates, tick. The same object live and in a replay.
+"""The pipeline: store what was polled, answer it, tick. The same object live and in a replay.
 
-Source, sink, clock, tick source and compressor differ between the two; nothing else does.
+Storing runs ahead; everything else happens at positions of the log. Live, three threads share one pipeline: one calls
+`store`, one `answer`, one `tick` and `maintain`. A replay calls the same from one loop.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import threading
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from storage import interactions, positions
+from storage import positions, rotation
 from storage.faults import reach
-from stream.backlog import Backlog
 from stream.binding import bind
 from stream.cache import CACHE_KEY
 from stream.clock import from_ms, to_ms
-from stream.cuts import cut, rows_before_item, rows_until
 from stream.errors import ConfigError
-from stream.events import EventBatch, Partition
-from stream.ingest import Ingest
-from stream.judge import SegmentRule
-from stream.loading import StateLoader, WindowRule
-from stream.popular import PopularScorer
-from stream.refresh import Refresher
+from stream.events import Partition
+from stream.parts import build
+from stream.passage import ByCalls, ByEvents
+from stream.rerun import ByJournal
 from stream.score import Scorer, StateRequest
-from stream.shared import Shared
-from stream.slate_log import log_slates
-from stream.ticks import Ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     import pyarrow as pa
@@ -40,46 +34,41 @@ if TYPE_CHECKING:
     from model.engine import Engine
     from storage.database import Database
     from storage.identities import Identities
+    from storage.records import PartitionKey
+    from stream.answers import Listener
     from stream.clock import Clock
     from stream.config import PipelineConfig
+    from stream.events import EventBatch
+    from stream.ingest import Stored
+    from stream.journals import PastEntry
     from stream.loading import StateMode
+    from stream.parts import Parts
+    from stream.passage import IntervalHook, Passage
     from stream.refresh import Compressor
     from stream.sinks import Sink
     from stream.slates import Slate
     from stream.sources import Source
+    from stream.summary import Answered, RunSummary
     from stream.ticks import TickReport
 
 _T = TypeVar("_T")
-IntervalHook: TypeAlias = "Callable[[Mapping[Partition, int], Mapping[Partition, int]], None]"
-"""Called with the first and next offsets of an inter-tick interval."""
-_STAGES = ("poll", "store", "score", "sink", "tick")
-
-
-@dataclass(slots=True)
-class RunSummary:
-    """What a run did; seconds by stage are process wall time."""
-
-    records: int = 0
-    interactions: int = 0
-    dead: int = 0
-    slates: int = 0
-    ticks: int = 0
-    segments: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
+TickSource: TypeAlias = "Literal['events', 'calls'] | Sequence[PastEntry]"
+"""What ticks: event time reaching the next interval (a replay), calls of `tick` (live), or the journal of another run."""
 
 
 class Pipeline:
-    """One shard's loop over a source, a database, a model and a sink.
+    """One shard's log, states, slates and ticks.
 
     Args:
         db: the shard's database; this pipeline is its only writer.
         identities: the database's internal ids.
         engine: the model that scores; None serves popular items and says so.
         compressor: what compresses segments; None with `engine` means in this process.
-        source: the log; None for a pipeline that only answers requests.
+        source: the log; None for a pipeline that is fed with `store`, or only answers requests.
         sink: where slates go; None drops them.
         config: everything it is told.
         clock: ingest times are taken from it.
+        ticks: what ticks.
     """
 
     def __init__(
@@ -93,6 +82,7 @@ class Pipeline:
         source: Source | None = None,
         sink: Sink | None = None,
         compressor: Compressor | None = None,
+        ticks: TickSource = "events",
     ) -> None:
         self.db = db
         self.identities = identities
@@ -100,190 +90,70 @@ class Pipeline:
         self.config = config
         self._clock = clock
         self._source = source
-        self._sink = sink
         bind(db, engine, config, clock.now())
-        rule = SegmentRule(config.refresh.segment_len, config.refresh.r_min)
-        self.ingest = Ingest(db, identities, config.stream, rule, shards=config.shards)
-        self.shared = Shared(db, identities, engine)
-        self.ingest.tell(self.shared.popularity.passed)
-        self.scorer = self._build_scorer()
-        self._refresher = self._build_refresher(compressor)
-        self._ticks = Ticks(
-            db, self.ingest, self.shared, self._refresher, config, self.scorer.published
-        )
-        self._interval_start = dict(self.ingest.next_offsets)
-        self.summary = RunSummary()
+        parts = build(db, identities, engine, config, clock, sink, compressor)
+        self.ingest = parts.ingest
+        self.shared = parts.shared
+        self.scorer = parts.scorer
+        self.summary = parts.summary
+        self._parts = parts
+        self._passage = _passage(parts, ticks, source)
+        self.ingest.tell(lambda stored: self.shared.popularity.passed(stored.rows))
+        self.ingest.tell(self._passage.stored)
+        self._answering = threading.RLock()
+        self._news = threading.Condition()
+        self._listeners: list[Callable[[pa.Table], None]] = []
 
-    def run(
-        self,
-        *,
-        max_records: int | None = None,
-        on_progress: Callable[[RunSummary], None] | None = None,
-        on_interval: IntervalHook | None = None,
-    ) -> RunSummary:
-        """Work until the source is exhausted, from where the database stands.
+    # ---- storing ---------------------------------------------------------------------------------
 
-        Args:
-            max_records: stop after about this many records of this call.
-            on_progress: called after every batch.
-            on_interval: called with the first and next offsets of what was stored since the previous tick, after it was
-                scored and before the tick changes anything.
+    def store(self, batch: EventBatch) -> Stored:
+        """Store a polled batch in one transaction: rows, dead letters, items, journal entries, positions.
+
+        Raises:
+            GapError: the batch starts beyond the stored position.
+            PartitionMovedError: with several shards, an event comes from another partition than its user's
+                earlier ones.
+            FencedError: a later pipeline has taken over.
         """
-        self.resume()
-        limit = None if max_records is None else self.summary.records + max_records
-        size = self.config.stream.batch_records(scoring=self.config.score)
-        while limit is None or self.summary.records < limit:
-            room = size if limit is None else min(size, limit - self.summary.records)
-            batch = self._timed("poll", partial(self._poll, room))
-            self.process(batch, on_interval)
-            if on_progress is not None:
-                on_progress(self.summary)
-            if batch.exhausted:
-                break
-        self._record_cache()
-        return self.summary
-
-    def _record_cache(self) -> None:
-        """Leave what the cache of states held for `status`, which runs in another process."""
-        if isinstance(self.scorer, Scorer) and self.config.score:
-            found = msgspec.json.encode(self.scorer.cache_use()).decode()
-            with self.db.transaction() as tx:
-                self.db.set_meta(tx, CACHE_KEY, found)
-
-    def resume(self) -> None:
-        """Continue where the database stands: position the source, answer stored but unanswered events."""
-        self.ingest.take_over()
-        if self._source is not None:
-            known = set(self._source.partitions())
-            self._source.seek({
-                Partition(*k): off
-                for k, off in self.ingest.next_offsets.items()
-                if Partition(*k) in known
-            })
-        scored = positions.scored_offsets(self.db)
-        behind = {
-            key: (scored.get(key, 0), off)
-            for key, off in self.ingest.next_offsets.items()
-            if scored.get(key, 0) < off
-        }
-        for (topic, part), (first, nxt) in behind.items():
-            rows = interactions.read_range(self.db, topic, part, first, nxt)
-            reach("catchup.begin")
-            self._answer(rows, {(topic, part): nxt})
-            reach("catchup.answered")
-        self._count(self._ticks.run_due())
-
-    def _poll(self, size: int) -> EventBatch:
-        if self._source is None:
-            raise ConfigError("this pipeline has no source; build it with one to run it")
-        return self._source.poll(size)
-
-    def process(
-        self,
-        batch: EventBatch,
-        on_interval: IntervalHook | None = None,
-    ) -> None:
-        """Store and score one batch, ticking where its events' times cross a tick."""
-        rest: EventBatch | None = batch
-        while rest is not None and rest.ranges:
-            head, rest = self._next_part(rest)
-            self._store_and_answer(head)
-            if self._ticks.due():
-                self._close_interval(on_interval)
-                self._count(self._ticks.run_due())
-        if batch.exhausted:
-            self._close_interval(on_interval)
-            self.ingest.end()
-            self._check_dead()
-
-    def _next_part(self, batch: EventBatch) -> tuple[EventBatch, EventBatch | None]:
-        """The part of a batch to handle before the next tick, visible run or item record; and the rest."""
-        rows = batch.interactions.num_rows
-        wanted = min(
-            rows, rows_until(batch.interactions["ts"].to_numpy(), self._ticks.next_threshold())
-        )
-        if self.config.score:
-            wanted = min(wanted, rows_before_item(batch))
-        items_after = self.config.score and rows > 0 and batch.items.num_rows > 0
-        if wanted == rows and not items_after:
-            return batch, None
-        return cut(batch, wanted)
-
-    @property
-    def clock_ms(self) -> int | None:
-        """The event clock: newest event time stored, milliseconds; None before the first event."""
-        return self._ticks.clock_ms
-
-    def _store_and_answer(self, batch: EventBatch) -> None:
-        stored = self._timed(
-            "store",
-            lambda: self.ingest.store(
-                batch, now=self._clock.now(), scored=not self.config.score, announced=True
-            ),
-        )
+        now, announced = self._clock.now(), self._passage.announces
+        work = partial(self.ingest.store, batch, now=now, announced=announced)
+        stored = self._timed("store", work)
         self.summary.records += stored.counts.records
         self.summary.interactions += stored.counts.interactions
         self.summary.dead += stored.counts.dead
         reach("store.committed")
-        if self.config.score:
-            ends = {(p.topic, p.part): nxt for p, (_, nxt) in batch.ranges.items()}
-            self._answer(stored.rows, ends)
-        if stored.items.num_rows:
-            self.shared.set_available(stored.items)
-        self._check_dead()
+        with self._news:
+            self._news.notify_all()
+        for listener in self._listeners:
+            listener(stored.rows)
+        return stored
 
-    def _answer(self, rows: pa.Table, ends: Mapping[tuple[str, int], int]) -> None:
-        """Slates for stored rows: durable in the sink before the scored positions move."""
-        slates: list[Slate] = []
-        if self.config.score:
-            slates = self._timed("score", lambda: self.scorer.score_rows(rows))
-            reach("score.done")
-        if self._sink is not None and slates:
-            sink = self._sink
-            self._timed("sink", lambda: sink.write(slates))
-            reach("sink.written")
-        with self.db.transaction() as tx:
-            self.ingest.fence(tx)
-            positions.set_scored(tx, ends, self._clock.now())
-            log_slates(tx, slates, self.identities, keep=self.config.slate_log)
-            reach("scored.commit")
-        self.summary.slates += len(slates)
+    def wait_stored(self, ends: Mapping[PartitionKey, int], timeout_s: float) -> bool:
+        """Wait until the log is stored up to exclusive offsets; return whether it is."""
 
-    def _check_dead(self) -> None:
-        if self.ingest.excess is not None:
-            raise self.ingest.excess
+        def reached() -> bool:
+            stored = self.ingest.next_offsets
+            return all(stored.get(key, 0) >= off for key, off in ends.items())
 
-    def _close_interval(
-        self,
-        on_interval: IntervalHook | None,
-    ) -> None:
-        if on_interval is None:
-            return
-        ends = {Partition(*key): off for key, off in self.ingest.next_offsets.items()}
-        starts = {p: self._interval_start.get((p.topic, p.part), 0) for p in ends}
-        on_interval(starts, ends)
-        self._interval_start = dict(self.ingest.next_offsets)
+        with self._news:
+            return self._news.wait_for(reached, timeout_s)
 
-    def tick(self, now: datetime) -> TickReport:
-        """Compress what is due, publish what is ready, renew candidates and popularity; then maintenance."""
-        report = self._ticks.run(now)
-        self._count(report)
-        return report
+    def waiting(self) -> dict[PartitionKey, tuple[int, int]]:
+        """Scored and stored offset of every partition with records that are not answered."""
+        at, stored = dict(self._parts.cut.next_offsets), self.ingest.next_offsets
+        return {key: (at.get(key, 0), off) for key, off in stored.items() if at.get(key, 0) < off}
 
-    def _count(self, report: TickReport | None) -> None:
-        if report is None:
-            return
-        self.summary.ticks += 1
-        self.summary.segments += report.segments
-        self.summary.seconds["tick"] += report.seconds
+    def on_stored(self, listener: Callable[[pa.Table], None]) -> None:
+        """Call `listener` with the rows of every batch that is stored from now on."""
+        self._listeners.append(listener)
 
-    def finish(self) -> TickReport | None:
-        """A last tick at the event clock, so that everything due is compressed."""
-        now = self.clock_ms
-        return None if now is None else self.tick(from_ms(now))
+    def on_answered(self, listener: Listener) -> None:
+        """Call `listener` with rows that were answered, their slates, and what was shed, once it is durable."""
+        self._parts.answers.listeners.append(listener)
 
     def load(self, source: Source) -> int:
         """Store everything a source holds without scoring it (an items file); returns the records read."""
+        self.answer()
         known = {p: self.ingest.next_offsets.get((p.topic, p.part), 0) for p in source.partitions()}
         source.seek({p: off for p, off in known.items() if off})
         records = 0
@@ -292,10 +162,59 @@ class Pipeline:
             if batch.ranges:
                 stored = self.ingest.store(batch, now=self._clock.now(), scored=True)
                 self.scorer.skipped(stored.rows)
+                self._passage.loaded(stored.ends)
                 records += stored.counts.records
                 self._check_dead()
             if batch.exhausted:
                 return records
+
+    # ---- answering -------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Continue where the database stands: position the source, answer stored but unanswered events."""
+        self.ingest.take_over()
+        if self._source is not None:
+            known = set(self._source.partitions())
+            stored = self.ingest.next_offsets.items()
+            self._source.seek({Partition(*k): off for k, off in stored if Partition(*k) in known})
+        if self.waiting():
+            reach("catchup.begin")
+            self.answer()
+            reach("catchup.answered")
+        self._passage.make_up()
+
+    def answer(
+        self, upto: Mapping[PartitionKey, int] | None = None, *, shed: bool = False
+    ) -> Answered:
+        """Answer stored events: slates into the sink, then the scored positions move.
+
+        Live, rows of other partitions are answered too where a journal entry between applies after them. A replay
+        answers everything stored, with a tick wherever event time reaches one.
+
+        Args:
+            upto: exclusive offset per partition, as far as stored; None for all.
+            shed: live: let every row move its user's state, but answer only each user's newest, and journal what was
+                left out.
+
+        Raises:
+            SinkError: the sink did not take the slates; go on with a new pipeline, which answers the rows again.
+        """
+        return self._answer(upto, shed=shed)
+
+    def _answer(
+        self,
+        upto: Mapping[PartitionKey, int] | None = None,
+        *,
+        shed: bool = False,
+        whole: bool = False,
+    ) -> Answered:
+        with self._answering:
+            self._passage.answer(upto, shed=shed, whole=whole)
+            done = self._parts.answers.commit(self._clock.now())
+        self.summary.slates += done.slates
+        for stage, seconds in done.seconds.items():
+            self.summary.seconds[stage] += seconds
+        return done
 
     def recommend(
         self,
@@ -309,34 +228,103 @@ class Pipeline:
         user = self.identities.find_user(user_id)
         now = at_ms if at_ms is not None else self.clock_ms or to_ms(self._clock.now())
         request = StateRequest(-1 if user is None else user, now, mode=mode)
-        slate = self.scorer.slate(request, top_k=top_k)
+        with self._answering:
+            slate = self.scorer.slate(request, top_k=top_k)
         return msgspec.structs.replace(slate, user_id=user_id)
 
-    def _build_refresher(self, compressor: Compressor | None) -> Refresher | None:
-        if self.engine is None:
-            return None
-        backlog = Backlog(self.config.refresh.segment_len, self.config.refresh.r_min)
-        backlog.load(self.db, self.engine.version, self.ingest.watermarks())
-        self.ingest.tell(backlog.stored)
-        return Refresher(
-            self.db,
-            self.engine,
-            compressor or self.engine,
-            self.shared,
-            backlog,
-            self.config.refresh,
-        )
+    # ---- ticks -----------------------------------------------------------------------------------
 
-    def _build_scorer(self) -> Scorer | PopularScorer:
-        config = self.config
-        if self.engine is None:
-            return PopularScorer(self.db, self.identities, self.shared, config.serving)
-        window = WindowRule(
-            config.refresh.segment_len, config.serving.r_max, self.engine.config.window
-        )
-        gap = config.stream.visit_gap_ms
-        loader = StateLoader(self.db, self.identities, self.engine, self.shared, window, gap)
-        return Scorer(loader, self.identities, self.engine, self.shared, config.serving, gap)
+    @property
+    def clock_ms(self) -> int | None:
+        """The event clock: newest event time stored, milliseconds; None before the first event."""
+        return self.ingest.cut().clock_ms
+
+    def tick(self, now: datetime) -> TickReport:
+        """Compress what is due, publish what is ready, renew candidates and popularity.
+
+        Live it comes before everything stored after it, and a tick that fails is made up for by the next.
+        """
+        return self._passage.tick(now)
+
+    def finish(self) -> TickReport | None:
+        """A last tick at the event clock, so that everything due is compressed."""
+        now = self.clock_ms
+        return None if now is None else self.tick(from_ms(now))
+
+    def maintain(self) -> None:
+        """Rotate a hot table grown past its limit into a sorted run, merge runs, join touching position ranges."""
+        watermarks = self.ingest.cut().watermarks()
+        if not watermarks or self.ingest.hot_rows < self.config.rotate_rows:
+            return
+        before = min(watermarks.values()) - self.config.stream.visit_gap_ms
+        with self.db.transaction() as tx:
+            moved = rotation.rotate(tx, below=positions.scored_offsets(tx), before_ms=before)
+            rotation.merge_runs(tx, max_runs=self.config.max_runs)
+            positions.compact(tx)
+            tx.on_commit(lambda: self.ingest.moved(moved))
+            reach("rotation.commit")
+        self.db.checkpoint()
+
+    # ---- a replay --------------------------------------------------------------------------------
+
+    def run(
+        self,
+        *,
+        max_records: int | None = None,
+        on_progress: Callable[[RunSummary], None] | None = None,
+        on_interval: IntervalHook | None = None,
+    ) -> RunSummary:
+        """Work until the source is exhausted, from where the database stands.
+
+        Args:
+            max_records: stop after about this many records of this call.
+            on_progress: called after every batch.
+            on_interval: called with the first and next offsets of what passed since the previous tick, after it was
+                scored and before the tick changes anything.
+        """
+        self._passage.hook = on_interval
+        self.resume()
+        limit = None if max_records is None else self.summary.records + max_records
+        size = self.config.stream.batch_records(scoring=self.config.score)
+        while limit is None or self.summary.records < limit:
+            room = size if limit is None else min(size, limit - self.summary.records)
+            batch = self._timed("poll", partial(self._poll, room))
+            self._process(batch)
+            if on_progress is not None:
+                on_progress(self.summary)
+            if batch.exhausted:
+                break
+        self._record_cache()
+        return self.summary
+
+    def _poll(self, size: int) -> EventBatch:
+        if self._source is None:
+            raise ConfigError("this pipeline has no source; build it with one to run it")
+        return self._source.poll(size)
+
+    def _process(self, batch: EventBatch) -> None:
+        """Store and answer one batch, then tidy up."""
+        if batch.ranges:
+            self.store(batch)
+        if batch.ranges or batch.exhausted:
+            self._answer(whole=batch.exhausted)
+            self.maintain()
+            self._check_dead()
+        if batch.exhausted:
+            self._passage.close_interval()
+            self.ingest.end()
+            self._check_dead()
+
+    def _check_dead(self) -> None:
+        if self.ingest.excess is not None:
+            raise self.ingest.excess
+
+    def _record_cache(self) -> None:
+        """Leave what the cache of states held for `status`, which runs in another process."""
+        if isinstance(self.scorer, Scorer) and self.config.score:
+            found = msgspec.json.encode(self.scorer.cache_use()).decode()
+            with self.db.transaction() as tx:
+                self.db.set_meta(tx, CACHE_KEY, found)
 
     def _timed(self, stage: str, work: Callable[[], _T]) -> _T:
         started = perf_counter()
@@ -344,3 +332,13 @@ class Pipeline:
             return work()
         finally:
             self.summary.seconds[stage] += perf_counter() - started
+
+
+def _passage(parts: Parts, ticks: TickSource, source: Source | None) -> Passage:
+    """What decides where ticks and entries lie."""
+    if ticks == "events":
+        return ByEvents(parts)
+    if ticks == "calls":
+        return ByCalls(parts)
+    partitions = source.partitions() if source is not None else ()
+    return ByJournal(parts, list(ticks), [(p.topic, p.part) for p in partitions])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from model.engine import SegmentJob, TokenBlock
-from storage import journal, runs, tokens, visibility
+from storage import runs, tokens, visibility
 from storage.faults import reach
 from storage.runs import RunRow, Status
 from storage.tokens import GroupRow
@@ -44,12 +44,11 @@ class Compressor(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RefreshReport:
-    """Outcome of one tick's compression."""
+class Wanted:
+    """What one tick compresses: its run, and segments of users by user."""
 
-    users: int
-    segments: int
     run: RunRow
+    due: list[Due]
 
 
 class Refresher:
@@ -74,97 +73,109 @@ class Refresher:
         self._next_run = runs.next_run_id(db)
         self._touched: dict[int, list[int]] = {}
 
+    @property
+    def version(self) -> str:
+        """Model version of the groups it makes."""
+        return self._engine.version
+
     def plan(self, watermarks: Mapping[tuple[str, int], int]) -> list[Due]:
         """Due segments without a group, by user."""
         self._backlog.settle(watermarks)
         users, first, last = (column.tolist() for column in self._backlog.due())
         return [Due(*one) for one in zip(users, first, last, strict=True)]
 
-    def run(
-        self,
-        watermarks: Mapping[tuple[str, int], int],
-        now: datetime,
-        record: Callable[[Tx, RunRow], None] | None = None,
-    ) -> RefreshReport | None:
-        """Compress everything due at the watermarks; None where nothing is. Groups become visible by `publish`.
-
-        Args:
-            watermarks: epoch ms per partition.
-            now: time of the tick.
-            record: called with the finished run in the transaction of its last groups.
-        """
-        started = perf_counter()
-        due = self.plan(watermarks)
+    def wanted(
+        self, watermarks: Mapping[tuple[str, int], int], now: datetime, due: Sequence[Due]
+    ) -> Wanted | None:
+        """A run of these segments; None without any. From here on they count as compressed, for the next plan."""
         if not due:
             return None
-        total = sum(map(len, due))
-        run = self._run_row(now, watermarks, len(due), total)
-        step = self._config.batch_users
-        for start in range(0, len(due), step):
-            part = due[start : start + step]
-            chains = self._read_chains(part)
-            groups = self._compress(part, chains, run.run_id, now)
-            reach("tick.compressed")
-            last = start + step >= len(due)
-            status: Status = "done" if last else "running"
-            run = replace(run, seconds=perf_counter() - started, status=status)
-            with self._db.transaction() as tx:
-                self._store(tx, run, groups, part, first=start == 0)
-                reach("tick.groups")
-                if last and record is not None:
-                    record(tx, run)
-            reach("tick.stored")
-            self._keep(groups, chains)
-        self._next_run += 1
-        self._touched[run.run_id] = [d.user_idx for d in due]
-        return RefreshReport(len(due), total, run)
-
-    def _store(
-        self, tx: Tx, run: RunRow, groups: Sequence[GroupRow], due: Sequence[Due], *, first: bool
-    ) -> None:
-        """Write some of a run's groups and how far the run is."""
-        if first:
-            runs.add_run(tx, run)
-        else:
-            runs.put_run(tx, run)
-        tokens.put_groups(tx, groups, counts={d.user_idx: d.first for d in due})
-
-    def _keep(self, groups: Sequence[GroupRow], chains: Mapping[int, Chain]) -> None:
-        """Take note of groups that are stored."""
-        ends = {group.user_idx: group.segment + 1 for group in groups}  # oldest first
-        self._backlog.compressed(
-            np.fromiter(ends.keys(), np.int64, len(ends)),
-            np.fromiter(ends.values(), np.int64, len(ends)),
-        )
-        for user, chain in chains.items():
-            self._kept.put(user, chain)
-
-    def _run_row(
-        self,
-        now: datetime,
-        watermarks: Mapping[tuple[str, int], int],
-        users: int,
-        segments: int,
-    ) -> RunRow:
-        return RunRow(
+        run = RunRow(
             run_id=self._next_run,
             model_version=self._engine.version,
             at_ms=to_ms(now),
             watermark=dict(watermarks),
-            users=users,
-            segments=segments,
+            users=len(due),
+            segments=sum(map(len, due)),
             seconds=0.0,
             visible_from_ms=to_ms(now) + self._config.visible_delay_s * 1000,
             status="running",
             note="",
         )
+        self._next_run += 1
+        self._note({d.user_idx: d.last + 1 for d in due})
+        self._touched[run.run_id] = [d.user_idx for d in due]
+        return Wanted(run, list(due))
+
+    def run(self, wanted: Sequence[Wanted], record: Callable[[Tx], None]) -> None:
+        """Compress what ticks want, all of them in one pass; groups become visible by the journal.
+
+        Users are compressed in rounds, each with a transaction of its own.
+
+        Args:
+            wanted: ticks in their order: of a user, each goes on where the one before it ended.
+            record: called in the transaction of the last groups.
+        """
+        due = _joined(wanted)
+        step = self._config.batch_users
+        rounds = [due[start : start + step] for start in range(0, len(due), step)] or [[]]
+        stored = 0
+        try:
+            for number, part in enumerate(rounds):
+                last = number == len(rounds) - 1
+                self._round(wanted, part, record if last else None, first=number == 0)
+                stored += len(part)
+        except BaseException:
+            self._note({d.user_idx: d.first for d in due[stored:]})
+            raise
+
+    def _round(
+        self,
+        wanted: Sequence[Wanted],
+        due: Sequence[Due],
+        record: Callable[[Tx], None] | None,
+        *,
+        first: bool,
+    ) -> None:
+        """Compress some users' segments and store them; the last round also records what the ticks did."""
+        started = perf_counter()
+        chains = self._read_chains(due)
+        groups = self._compress(due, chains, wanted) if due else []
+        reach("tick.compressed")
+        seconds = (perf_counter() - started) / max(1, len(wanted))
+        status: Status = "running" if record is None else "done"
+        rows = [replace(one.run, seconds=seconds, status=status) for one in wanted]
+        with self._db.transaction() as tx:
+            if rows:
+                (runs.add_runs if first else runs.put_runs)(tx, rows)
+            if groups:
+                tokens.put_groups(tx, groups, counts={d.user_idx: d.first for d in due})
+            reach("tick.groups")
+            if record is not None:
+                record(tx)
+        reach("tick.stored")
+        for user, chain in chains.items():
+            self._kept.put(user, chain)
+
+    def _note(self, counts: Mapping[int, int]) -> None:
+        """Tell the backlog how many groups users have."""
+        self._backlog.compressed(
+            np.fromiter(counts.keys(), np.int64, len(counts)),
+            np.fromiter(counts.values(), np.int64, len(counts)),
+        )
 
     def _compress(
-        self, due: Sequence[Due], chains: Mapping[int, Chain], run_id: int, now: datetime
+        self, due: Sequence[Due], chains: Mapping[int, Chain], wanted: Sequence[Wanted]
     ) -> list[GroupRow]:
         """Groups of the due segments of some users: segment by segment, all users at once; chains grow with them."""
         items = self._shared.item_rows()
         rows = SegmentRows(self._db, self._engine, items, due, chains)
+        owner = {
+            (d.user_idx, segment): one.run
+            for one in wanted
+            for d in one.due
+            for segment in range(d.first, d.last + 1)
+        }
         groups: list[GroupRow] = []
         for step in range(max(map(len, due))):
             active = [(d.user_idx, d.first + step) for d in due if step < len(d)]
@@ -176,7 +187,7 @@ class Refresher:
                 keys = rows.keys(user, segment)
                 chains[user].blocks.append(block)
                 chains[user].last = history_key(keys[-1])
-                groups.append(_group_row(self._engine, user, block, keys, run_id, now))
+                groups.append(_group_row(self._engine, user, block, keys, owner[user, segment]))
         return groups
 
     def _read_chains(self, due: Sequence[Due]) -> dict[int, Chain]:
@@ -202,12 +213,6 @@ class Refresher:
         groups = chain.blocks if window is None else chain.blocks[-window:]
         return SegmentJob(segment=segment, groups=list(groups), rows=rows)
 
-    def publish(
-        self, tx: Tx, run_id: int, positions: Mapping[tuple[str, int], int], now: datetime
-    ) -> None:
-        """Make a run's groups readable from the given positions on: a journal entry."""
-        journal.append(tx, "group_visible", str(run_id), None, positions, now)
-
     def unpublished(self) -> list[RunRow]:
         """Finished runs of this version without a journal entry, oldest first."""
         return visibility.unpublished_runs(self._db, self._engine.version)
@@ -220,13 +225,19 @@ class Refresher:
         return visibility.users_of_run(self._db, run_id)
 
 
+def _joined(wanted: Sequence[Wanted]) -> list[Due]:
+    """Per user all segments of several ticks, by user."""
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for one in wanted:
+        for due in one.due:
+            first.setdefault(due.user_idx, due.first)
+            last[due.user_idx] = due.last
+    return [Due(user, first[user], last[user]) for user in sorted(first)]
+
+
 def _group_row(
-    engine: Engine,
-    user: int,
-    block: TokenBlock,
-    keys: NDArray[np.int64],
-    run_id: int,
-    now: datetime,
+    engine: Engine, user: int, block: TokenBlock, keys: NDArray[np.int64], run: RunRow
 ) -> GroupRow:
     config = engine.config
     return GroupRow(
@@ -245,8 +256,8 @@ def _group_row(
         last_off=int(keys[:, -1].max()),
         device="cpu",
         compute_dtype=config.compute_dtype,
-        run_id=run_id,
+        run_id=run.run_id,
         outputs=block.outputs,
         mean_out=None,
-        created_at_ms=to_ms(now),
+        created_at_ms=run.at_ms,
     )

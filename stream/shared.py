@@ -6,30 +6,30 @@ availability at once. A journal entry stores positions and the cut, not the valu
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.features import POPULARITY_DAYS
 from model.ranker import Candidates
 from storage import items, journal
-from stream.clock import midnight_ms
 from stream.popularity import Popularity
 from stream.verdicts import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from datetime import datetime
+    from collections.abc import Collection
 
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from model.engine import Engine
-    from storage.database import Database, Tx
+    from storage.database import Database
     from storage.identities import Identities
     from storage.journal import JournalEntry
+    from stream.cuts import Cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +46,39 @@ class Tick:
 
 
 class Shared:
-    """Candidates and popularity as of the newest tick; availability as of now.
+    """Candidates and popularity as of the newest tick, availability as of now: where a cut of the log stands.
+
+    Args:
+        db: the shard's database.
+        identities: its internal ids.
+        engine: the model; None without one.
+        cut: where answering stands.
 
     Attributes:
         popularity: running sums over the log; told of rows as they are stored.
+        scattered: items may be numbered in another order than that in which answering comes to them.
     """
 
-    def __init__(self, db: Database, identities: Identities, engine: Engine | None) -> None:
+    def __init__(
+        self, db: Database, identities: Identities, engine: Engine | None, cut: Cut
+    ) -> None:
+        self.scattered = False
         self._db = db
         self._ids = identities
         self._engine = engine
         self.popularity = Popularity(db)
+        self._cut = cut
+        self._growing = threading.Lock()
         self._item_rows = np.empty(0, dtype=np.int64)
         self._texts: list[str | None] = []
         self._now = Tick()
-        self._stale = True
+        self._next = journal.latest(db, "popularity", cut.next_offsets)
 
     def now(self) -> Tick:
         """What applies now: read from the newest journal entry when first asked for after a tick."""
-        if self._stale:
-            entry = journal.latest(self._db, "popularity")
-            if entry is not None:
-                self._load(entry)
-            self._stale = False
+        entry, self._next = self._next, None
+        if entry is not None:
+            self._load(entry)
         return self._now
 
     @property
@@ -78,34 +88,16 @@ class Shared:
 
     def item_rows(self) -> NDArray[np.int64]:
         """Model row of every item seen so far, indexed by internal id."""
-        have = len(self._item_rows)
-        if self._engine is not None and have < self._ids.n_items:
-            fresh = self._engine.item_rows(self._ids.all_item_ids[have:])
-            self._item_rows = np.concatenate([self._item_rows, fresh])
-        return self._item_rows
+        with self._growing:
+            have, known = len(self._item_rows), self._ids.n_settled_items
+            if self._engine is not None and have < known:
+                fresh = self._engine.item_rows(self._ids.all_item_ids[have:known])
+                self._item_rows = np.concatenate([self._item_rows, fresh])
+            return self._item_rows
 
-    def record_tick(
-        self,
-        tx: Tx,
-        at: datetime,
-        positions: Mapping[tuple[str, int], int],
-        *,
-        watermark_ms: int,
-        tick: int,
-    ) -> None:
-        """Write the journal entry from which the next interval's candidates and popularity follow."""
-        cut = midnight_ms(watermark_ms)
-        detail = {
-            "n_items": self._ids.n_items,
-            "cut_ms": cut,
-            "at_ms": watermark_ms,
-            "tick": tick,
-        }
-        journal.append(tx, "popularity", str(cut), detail, positions, at)
-
-    def renew(self) -> None:
-        """A tick has written a newer journal entry: follow it from the next use on."""
-        self._stale = True
+    def renew(self, entry: JournalEntry) -> None:
+        """Follow a tick's journal entry from the next use on."""
+        self._next = entry
 
     def allowed(self, deny: Collection[str]) -> NDArray[np.bool_]:
         """Items that may be shown, bool [V]: known, available and not denied."""
@@ -117,29 +109,41 @@ class Shared:
                 mask[idx] = False
         return mask
 
-    def set_available(self, changed: pa.Table) -> None:
-        """Apply item records to availability at once."""
-        available = self.now().available
-        rows = zip(changed["item_id"].to_pylist(), changed["available"].to_pylist(), strict=True)
-        for item_id, flag in rows:
-            idx = self._ids.find_item(item_id)
-            if idx is not None and idx < len(available):
-                available[idx] = flag
+    def set_available(self, item_id: str, *, available: bool) -> None:
+        """Apply an item record to availability at once; a tick that is still to be read finds it in the store."""
+        idx = self._ids.find_item(item_id)
+        if self._next is None and idx is not None and idx < len(self._now.available):
+            self._now.available[idx] = available
 
     def _load(self, entry: JournalEntry) -> None:
         n_items = int(entry.detail["n_items"])
-        table = items.all_items(self._db)
-        table = table.filter(pc.less(table["item_idx"], n_items))
+        table = items.as_of(self._db, entry.positions).slice(0, n_items)
+        now = items.as_of(self._db, self._cut.next_offsets)["available"].slice(0, n_items)
         cut_ms = int(entry.detail["cut_ms"])
         counts = self.popularity.counts(entry.positions, cut_ms, n_items)
-        first_seen = pc.fill_null(table["first_seen_ms"], NEVER).to_numpy()
         self._now = Tick(
             candidates=self._candidates(table, counts),
             popularity=counts,
-            known=(first_seen <= int(entry.detail["at_ms"])) | (counts[-1] > 0),
-            available=table["available"].to_numpy(zero_copy_only=False).copy(),
+            known=self._known(entry, table, counts),
+            available=now.to_numpy(zero_copy_only=False).copy(),
             cut_ms=cut_ms,
         )
+
+    def _known(
+        self, entry: JournalEntry, table: pa.Table, counts: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Which items were first seen by the time of a tick, or counted by it, bool [V]."""
+        if "unseen" in entry.detail:
+            unseen = pa.array(entry.detail["unseen"], pa.string())
+            later = pc.is_in(table["item_id"], unseen).to_numpy()
+        else:
+            first_seen = pc.fill_null(table["first_seen_ms"], NEVER).to_numpy()
+            later = first_seen > int(entry.detail["at_ms"])
+        known: NDArray[np.bool_] = ~later | (counts[-1] > 0)
+        if self.scattered:
+            below = items.seen_below(self._db, entry.positions).to_numpy()
+            known &= np.isin(np.arange(len(known)), below)
+        return known
 
     def _candidates(self, table: pa.Table, counts: NDArray[np.float64]) -> Candidates | None:
         if self._engine is None:

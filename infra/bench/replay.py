@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from infra.bench.room import Room
     from infra.settings import Loaded
     from model.engine import Engine, TokenBlock
-    from stream.pipeline import Pipeline, RunSummary
+    from stream.pipeline import Pipeline
+    from stream.summary import RunSummary
 
 _BATCH = 50_000
 _SLICE = 20_000

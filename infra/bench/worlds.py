@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stream.pipeline import Pipeline, RunSummary
+    from stream.pipeline import Pipeline
+    from stream.summary import RunSummary
 
 FIRST_MS = 1_704_067_200_000
 """Event time at which generated logs start: 2024-01-01."""

@@ -23,8 +23,8 @@ from infra.output import console, print_json, progress, table
 from infra.settings import Loaded
 from infra.wiring import ReplayPlan, open_log, replaying
 from stream.clock import to_ms
-from stream.pipeline import RunSummary
 from stream.sources.counting import count_records
+from stream.summary import RunSummary
 
 
 @click.command("replay")
@@ -44,6 +44,12 @@ from stream.sources.counting import count_records
 )
 @click.option("--no-score", is_flag=True, help="Store events and refresh tokens, write no slates.")
 @click.option("--worker", is_flag=True, help="Compress in a second process; same tokens.")
+@click.option(
+    "--journal",
+    "journal_path",
+    type=FILE,
+    help="Repeat a live run: its database file, or its journal as JSON lines.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @settings_options
 @json_option
@@ -60,6 +66,7 @@ def command(
     finish: bool,
     no_score: bool,
     worker: bool,
+    journal_path: Path | None,
     quiet: bool,
     config_file: Path | None,
     assignments: tuple[str, ...],
@@ -68,12 +75,15 @@ def command(
     """Store LOG (a file or a glob), keep tokens fresh on its own clock, write a slate per scored event.
 
     Stopped at any point, the same command goes on where the database file stopped, with the same
-    slates, tokens and counters as a run without a stop.
+    slates, tokens and counters as a run without a stop. With --journal everything applies where it
+    did in the run the journal is of, so that its slates come out again.
 
     \b
     freshet replay 'events-*.parquet' --db shop.duckdb --model model.safetensors \\
         --items items.parquet --slates slates.jsonl --map user_id=CustomerID,ts=InvoiceDate
     """
+    if journal_path is not None and (start is not None or no_score):
+        raise click.UsageError("--journal repeats a whole run; leave out --from and --no-score")
     if no_score and slates_path is not None:
         raise click.UsageError("--no-score writes no slates; leave out --slates")
     loaded = read_settings(config_file, assignments, *column_overrides(columns))
@@ -86,6 +96,7 @@ def command(
         until_ms=None if end is None else to_ms(end),
         score=not no_score,
         worker=worker,
+        journal_path=journal_path,
     )
     started = perf_counter()
     done = RunSummary()

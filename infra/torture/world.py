@@ -18,7 +18,7 @@ _ITEMS = 48
 _KNOWN_ITEMS = 40
 _CHANGING, _CHANGE_EVERY = 3, 40
 _OFTEN = {
-    "stream.max_batch_records": 64,
+    "stream.max_batch_records": 24,
     "refresh.batch_users": 2,
     "database.rotate_rows": 16,
     "database.max_runs": 2,

@@ -291,20 +291,18 @@ def compress_due(
             path=None,
             at=NOW,
         )
-        runs.put_run(
-            tx,
-            runs.RunRow(
-                run_id=run_id,
-                model_version=version,
-                at_ms=T0,
-                watermark={},
-                users=len(made),
-                segments=len(batch),
-                seconds=0.1,
-                visible_from_ms=None,
-                status="done",
-            ),
+        run = runs.RunRow(
+            run_id=run_id,
+            model_version=version,
+            at_ms=T0,
+            watermark={},
+            users=len(made),
+            segments=len(batch),
+            seconds=0.1,
+            visible_from_ms=None,
+            status="done",
         )
+        runs.put_runs(tx, [run])
         tokens.put_groups(tx, batch)
     return made
 

@@ -138,11 +138,11 @@ def test_a_run_is_replaced_by_its_later_state():
     with fresh() as (db, _):
         with db.transaction() as tx:
             assert runs.next_run_id(tx) == 1
-            runs.put_run(tx, run_row(1))
+            runs.put_runs(tx, [run_row(1)])
             assert runs.next_run_id(tx) == 2
-            runs.put_run(tx, run_row(2))
+            runs.put_runs(tx, [run_row(2)])
             done = run_row(1, status="done", visible_from_ms=T0 + 7, note="fine")
-            runs.put_run(tx, done)
+            runs.put_runs(tx, [done])
         assert runs.list_runs(db) == [run_row(2), done]
         assert runs.list_runs(db, 1) == [run_row(2)]
         assert runs.list_runs(db, limit=None) == [run_row(2), done]

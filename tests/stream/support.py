@@ -32,7 +32,7 @@ from stream.config import (
 from stream.diff import DiffReport, diff
 from stream.events import Partition
 from stream.facts import Facts, sparse_features
-from stream.pipeline import Pipeline
+from stream.pipeline import Pipeline, TickSource
 from stream.refresh import Compressor
 from stream.sinks import Sink
 from stream.sinks.memory import MemorySink
@@ -196,6 +196,7 @@ def opened(
     source: Source | None = None,
     sink: Sink | None = None,
     compressor: Compressor | None = None,
+    ticks: TickSource = "events",
 ) -> Iterator[Pipeline]:
     """A pipeline on a database file; leaving it closes the file, whatever was raised."""
     with Database.open(path, now=NOW, memory_limit="256MB") as db:
@@ -208,6 +209,7 @@ def opened(
             source=source,
             sink=sink,
             compressor=compressor,
+            ticks=ticks,
         )
 
 

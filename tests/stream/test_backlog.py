@@ -39,6 +39,10 @@ def due_in_store(pipeline: Pipeline, watermarks: dict[tuple[str, int], int]) -> 
     return [span for span in spans if span[2] >= span[1]]
 
 
+def tell(pipeline: Pipeline, backlog: Backlog) -> None:
+    pipeline.ingest.tell(lambda stored: backlog.take(stored.rows))
+
+
 def due_in(backlog: Backlog) -> list[list[int]]:
     return np.stack(backlog.due(), axis=1).tolist()
 
@@ -56,8 +60,8 @@ def test_what_is_due_is_what_the_store_counts(tmp_path: Path, parts: int, counts
         with opened(tmp_path / "a.db", ENGINE, config, source=source) as pipeline:
             if counts == "loaded":
                 backlog = Backlog(4, 4)
-                backlog.load(pipeline.db, "tiny", pipeline.ingest.watermarks())
-            pipeline.ingest.tell(backlog.stored)
+                backlog.load(pipeline.db, "tiny", pipeline.ingest.cut())
+            tell(pipeline, backlog)
             pipeline.run(max_records=limit)
             marks = pipeline.ingest.watermarks()
             have = tokens.group_counts(pipeline.db, "tiny")
@@ -78,7 +82,7 @@ def test_rows_are_due_once_the_watermark_has_passed_them(tmp_path: Path) -> None
     config = pipeline_config(None, score=False, tick_interval_s=NEVER_S)
     backlog = Backlog(4, 4)
     with opened(tmp_path / "a.db", None, config, source=memory_source(log)) as pipeline:
-        pipeline.ingest.tell(backlog.stored)
+        tell(pipeline, backlog)
         pipeline.run()
         times = pipeline.db.query("SELECT epoch_ms(h_ts) AS ms FROM rows_all ORDER BY 1")["ms"]
         (partition,) = pipeline.ingest.watermarks()

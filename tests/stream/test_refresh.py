@@ -44,8 +44,8 @@ class Recorder:
 
 
 def refresher_of(pipeline: Pipeline) -> Refresher:
-    assert pipeline._refresher is not None
-    return pipeline._refresher
+    assert pipeline._parts.refresher is not None
+    return pipeline._parts.refresher
 
 
 @pytest.mark.parametrize(("rows", "groups"), [(7, 0), (8, 0), (9, 1), (12, 1), (13, 2), (17, 3)])

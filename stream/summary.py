@@ -1,0 +1,37 @@
+"""What a run and one answer did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+STAGES = ("poll", "store", "score", "sink", "tick")
+
+
+@dataclass(slots=True)
+class RunSummary:
+    """What a run did; seconds by stage are process wall time."""
+
+    records: int = 0
+    interactions: int = 0
+    dead: int = 0
+    slates: int = 0
+    ticks: int = 0
+    segments: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+
+@dataclass(slots=True)
+class Answered:
+    """What one answer did; seconds by stage are process wall time.
+
+    Attributes:
+        slates: written.
+        shed: scored rows left without one.
+        events: rows that passed.
+        seconds: by stage.
+    """
+
+    slates: int = 0
+    shed: int = 0
+    events: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
