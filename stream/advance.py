@@ -236,7 +236,7 @@ class Advance:
         rows = order.rows
         reload = [(run, row) for run, row in heads if rows.in_history[row]]
         loaded = self._loader.load([
-            LoadRequest(run.state.user_idx, int(rows.off[row]) + 1) for run, row in reload
+            LoadRequest(run.state.user_idx, int(rows.as_of[row]) + 1) for run, row in reload
         ])
         for (run, _), state in zip(reload, loaded, strict=True):
             run.state = state
@@ -301,7 +301,7 @@ class Advance:
 def _continues_history(order: _Order, run: _Run) -> bool:
     """Whether a run's next row simply continues its user's history."""
     newest = run.state.last_key
-    return bool(order.in_history[run.at]) and (newest is None or order.key(run.at) >= newest)
+    return bool(order.in_history[run.at]) and (newest is None or order.key(run.at) > newest)
 
 
 def _model_rows(order: _Order, item_rows: Ints, run: _Run, n: int) -> Rows:
