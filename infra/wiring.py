@@ -146,6 +146,7 @@ def pipeline_config(
         rotate_rows=settings.database.rotate_rows,
         max_runs=settings.database.max_runs,
         slate_log=settings.database.slate_log,
+        shards=settings.kafka.shards,
     )
 
 

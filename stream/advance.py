@@ -235,7 +235,7 @@ class Advance:
         heads = [(run, int(order.row[run.at])) for run in runs]
         rows = order.rows
         reload = [(run, row) for run, row in heads if rows.in_history[row]]
-        offsets = [int(rows.off[row]) for _, row in reload]
+        offsets = [int(rows.as_of[row]) for _, row in reload]
         loaded = self._loader.load([
             LoadRequest(run.state.user_idx, off + 1, event=off)
             for (run, _), off in zip(reload, offsets, strict=True)
@@ -303,7 +303,7 @@ class Advance:
 def _continues_history(order: _Order, run: _Run) -> bool:
     """Whether a run's next row simply continues its user's history."""
     newest = run.state.last_key
-    return bool(order.in_history[run.at]) and (newest is None or order.key(run.at) >= newest)
+    return bool(order.in_history[run.at]) and (newest is None or order.key(run.at) > newest)
 
 
 def _model_rows(order: _Order, item_rows: Ints, run: _Run, n: int) -> Rows:

@@ -14,6 +14,7 @@ from storage import interactions, tokens, visibility
 from stream.counters import Counters, terms
 from stream.history import EMPTY, ROW_COLUMNS, UserRows, model_rows, rows_by_user
 from stream.state import UserState, Visit
+from stream.stored import EVERYTHING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from stream.shared import Shared
 
 StateMode = Literal["tokens", "recents", "swap", "full"]
-_END = 1 << 62
 _EXTEND_BATCH = 32
 
 
@@ -178,7 +178,7 @@ class StateLoader:
             shown[user] = max(_groups_bound(request), shown.get(user, 0))
         users = sorted(as_of)
         swaps = {r.swap_user_idx for r in requests if r.swap_user_idx is not None}
-        group_as_of = {**dict.fromkeys(swaps, _END), **shown}
+        group_as_of = {**dict.fromkeys(swaps, EVERYTHING), **shown}
         home = {user: self._ids.partition(user) for user in group_as_of if user >= 0}
         with self._db.snapshot() as snapshot:
             groups = self._groups(snapshot, group_as_of, home)
@@ -328,7 +328,7 @@ class StateLoader:
 
 
 def _bound(request: LoadRequest) -> int:
-    return _END if request.as_of is None else request.as_of
+    return EVERYTHING if request.as_of is None else request.as_of
 
 
 def _groups_bound(request: LoadRequest) -> int:

@@ -45,11 +45,16 @@ class PopularScorer:
 
     def score_rows(self, table: pa.Table) -> list[Slate]:
         """Slates for the scored rows of a stored batch, in its order."""
-        rows = StoredRows.of(table)
+        rows = StoredRows.of(table, self._ids)
         scored = np.flatnonzero(rows.scores)
         return [
-            self._slate(user, cause.ts, cause, cause.offset + 1, None)
-            for user, cause in zip(rows.user_idx[scored].tolist(), rows.causes(scored), strict=True)
+            self._slate(user, cause.ts, cause, as_of + 1, None)
+            for user, as_of, cause in zip(
+                rows.user_idx[scored].tolist(),
+                rows.as_of[scored].tolist(),
+                rows.causes(scored),
+                strict=True,
+            )
         ]
 
     def slate(self, request: StateRequest, *, top_k: int | None = None) -> Slate:

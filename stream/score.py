@@ -138,7 +138,7 @@ class Scorer:
 
     def score_rows(self, table: pa.Table) -> list[Slate]:
         """Slates for the scored rows of a stored batch, in its order; other rows only move the states."""
-        rows = StoredRows.of(table)
+        rows = StoredRows.of(table, self._ids)
         slates: dict[int, Slate] = {}
         for start, stop in self._stretches(rows):
             self._ensure(rows, start, stop)
@@ -191,7 +191,7 @@ class Scorer:
         users, first = np.unique(rows.user_idx[start:stop], return_index=True)
         order = np.argsort(first)
         offsets = dict(
-            zip(users[order].tolist(), rows.off[start + first[order]].tolist(), strict=True)
+            zip(users[order].tolist(), rows.as_of[start + first[order]].tolist(), strict=True)
         )
         missing = self._states.use(offsets)
         self._states.make_room(len(missing))

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from storage.identities import Identities
+
     Ints = NDArray[np.int64]
     Flags = NDArray[np.bool_]
+
+EVERYTHING = 1 << 62
+"""As an exclusive offset: everything that is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,9 @@ class Codes:
 class StoredRows:
     """Rows of a stored batch in its order, N entries per array, whether they enter the history or not.
 
-    `keys` [N, 6] are history keys; `session_id` and `event_id` are None where no row has one.
+    `keys` [N, 6] are history keys; `session_id` and `event_id` are None where no row has one. `as_of` is the
+    exclusive offset in the user's own partition up to which the state before the row was stored: the row's own,
+    or everything where the row came from another partition, whose offsets say nothing of it.
     """
 
     user_idx: Ints
@@ -59,12 +66,15 @@ class StoredRows:
     topic: Codes
     part: Ints
     off: Ints
+    as_of: Ints
 
     @classmethod
-    def of(cls, table: pa.Table) -> StoredRows:
+    def of(cls, table: pa.Table, identities: Identities) -> StoredRows:
         """The columns of a table of interactions that the scorer reads."""
+        users, off = _ints(table["user_idx"]), _ints(table["off"])
+        away = identities.foreign(users, table["topic"], table["part"])
         return cls(
-            user_idx=_ints(table["user_idx"]),
+            user_idx=users,
             item_idx=_ints(table["item_idx"]),
             event_type=Codes.of(table["event_type"]),
             ts_ms=_ints(table["ts_ms"]),
@@ -76,7 +86,8 @@ class StoredRows:
             event_id=None if _all_null(table["event_id"]) else table["event_id"].to_pylist(),
             topic=Codes.of(table["topic"]),
             part=_ints(table["part"]),
-            off=_ints(table["off"]),
+            off=off,
+            as_of=np.where(away, EVERYTHING, off),
         )
 
     def __len__(self) -> int:

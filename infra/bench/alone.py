@@ -48,9 +48,9 @@ def model_and_top(pipeline: Pipeline, table: pa.Table) -> dict[str, Work]:
     engine, candidates = pipeline.engine, pipeline.shared.now().candidates
     if engine is None or candidates is None:
         raise ValueError("no model, or no tick yet: nothing to score with")
-    rows = StoredRows.of(table)
+    rows = StoredRows.of(table, pipeline.identities)
     users, first = np.unique(rows.user_idx, return_index=True)
-    offsets = rows.off[first].tolist()
+    offsets = rows.as_of[first].tolist()
     loader = loader_of(pipeline)
     requests = [LoadRequest(*one) for one in zip(users.tolist(), offsets, strict=True)]
     readings = _readings(pipeline, engine, rows, requests)

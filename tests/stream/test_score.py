@@ -11,11 +11,13 @@ from torch.nn.functional import normalize
 
 from model.engine import Engine
 from stream.config import EventType
+from stream.events import Partition
 from stream.loading import LoadRequest
 from stream.pipeline import Pipeline
 from stream.score import Scorer, StateRequest
 from stream.sinks.memory import MemorySink
 from stream.slates import Coverage, Slate
+from stream.sources.memory import MemorySource
 from stream.state import UserState
 from tests.stream.reference import Reference
 from tests.stream.support import (
@@ -23,7 +25,9 @@ from tests.stream.support import (
     HOUR_MS,
     MINUTE_MS,
     START_MS,
+    TOPIC,
     Event,
+    encode,
     event,
     eventful,
     memory_source,
@@ -316,3 +320,25 @@ def test_other_modes_change_what_is_read_and_nothing_stored(tmp_path: Path) -> N
     recents = [coverage.recents for coverage in found.coverage]
     assert recents[0] == recents[1] == recents[2] < recents[3]
     assert len({scores.tobytes() for scores in found.scores}) == 4
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["state in memory", "state read again"])
+def test_an_event_from_another_partition_is_scored_with_the_whole_history(
+    tmp_path: Path, *, warm: bool
+) -> None:
+    """Its offset is none of the own partition's: as a bound there it would hide most of the history."""
+    source = MemorySource()
+    for one in steady(5):
+        source.append(Partition(TOPIC, 0), encode(one))
+    source.append(Partition(TOPIC, 1), encode(event("u", "i3", START_MS + 6 * HOUR_MS)))
+    source.end()
+    sink = MemorySink()
+    config = pipeline_config(ENGINE, tick_interval_s=NEVER_S)
+    with opened(tmp_path / "a.db", ENGINE, config, source=source, sink=sink) as pipeline:
+        pipeline.run(max_records=5)
+        if not warm:
+            scorer_of(pipeline).forget([0])
+        pipeline.run()
+        assert pipeline.ingest.counts.moved == 1
+    assert sink.slates[-1].cause is not None
+    assert (sink.slates[-1].cause.partition, sink.slates[-1].coverage.recents) == (1, 6)
