@@ -7,7 +7,7 @@ MEANINGS: dict[int, str] = {
     1: "a check found something: slates differ, doctor has findings, a gate failed",
     2: "usage or configuration: a flag, a setting, a file of settings",
     3: "input: a source, an item file or a column can not be read, or a user is in two partitions",
-    4: "too many dead letters: the share of bad records passed the configured limit",
+    4: "too many dead letters: too large a share of the last records is bad, or too many in a row; they are stored",
     5: "the database is held by another process",
     6: "storage: schema, checksum or positions of the database file",
     7: "model: the checkpoint is damaged or does not fit the database or the settings",

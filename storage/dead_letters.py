@@ -77,6 +77,16 @@ def find(reader: Reader, wanted: Wanted | None = None, *, limit: int = 50) -> pa
     )
 
 
+def following(
+    reader: Reader, wanted: Wanted, after: tuple[str, int, int] | None, *, limit: int
+) -> pa.Table:
+    """Return dead letters, as `find` does, in the order of (topic, part, off), after one such position."""
+    where, values = _where(wanted, ["(topic, part, off) > (?, ?, ?)"] if after else [])
+    return reader.query(
+        f"{_FOUND}{where} ORDER BY topic, part, off LIMIT ?", [*(after or ()), *values, limit]
+    )
+
+
 def beyond(reader: Reader, marks: Mapping[PartitionKey, int], *, limit: int) -> pa.Table:
     """Return the first dead letters at or past a mark per partition, in log order; all of an unmarked one."""
     return reader.query(
@@ -139,8 +149,8 @@ def _bytes(value: str | dict[str, str] | None) -> bytes | None:
     return base64.b64decode(value["base64"])
 
 
-def _where(wanted: Wanted) -> tuple[str, list[Param]]:
-    terms: list[str] = []
+def _where(wanted: Wanted, first: Sequence[str] = ()) -> tuple[str, list[Param]]:
+    terms = list(first)
     values: list[Param] = []
     for name in ("topic", "part", "off", "reason"):
         value = getattr(wanted, name)

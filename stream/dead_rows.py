@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -11,7 +11,7 @@ from stream.clock import to_ms
 from stream.events import DeadLetter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
 
@@ -39,18 +39,20 @@ def rows_of(letters: Iterable[DeadLetter], now: datetime) -> pa.Table:
 
 def letters_of(rows: pa.Table) -> list[DeadLetter]:
     """Return dead letters from rows of the store."""
-    return [
-        DeadLetter(
-            topic=row["topic"],
-            part=row["part"],
-            off=row["off"],
-            reason=row["reason"],
-            detail=row["detail"] or "",
-            raw=row["raw"],
-            key=row["key"],
-            headers=headers_of(row["headers"]),
-            append_ms=row["append_ts_ms"],
-            size=row["size"],
-        )
-        for row in rows.to_pylist()
-    ]
+    return [letter_of(row) for row in rows.to_pylist()]
+
+
+def letter_of(row: Mapping[str, Any]) -> DeadLetter:
+    """Return a dead letter from the columns of its row."""
+    return DeadLetter(
+        topic=row["topic"],
+        part=row["part"],
+        off=row["off"],
+        reason=row["reason"],
+        detail=row["detail"] or "",
+        raw=row["raw"],
+        key=row["key"],
+        headers=headers_of(row["headers"]),
+        append_ms=row["append_ts_ms"],
+        size=row["size"],
+    )

@@ -8,7 +8,7 @@ StreamError
 │   ├── StalledError       the log has more records, and none arrive
 │   └── RepartitionedError the topic's partitions, or this shard's, are not those the database was built from
 ├── JournalError           a recorded journal cannot be read, or is of another log
-├── DeadShareError         more bad records than the configured share: the run stops
+├── DeadShareError         too many bad records, by share or in a row: the run stops
 ├── PartitionMovedError    with several shards, a user's events come from a second partition
 ├── CompressError          due segments could not be compressed; nothing of them was stored
 ├── EvaluationError        a log or target file cannot be evaluated as asked
@@ -61,7 +61,7 @@ class JournalError(StreamError):
 
 
 class DeadShareError(StreamError):
-    """The share of bad records passed the configured limit.
+    """Too many records are bad, by their share of the last ones or in a row.
 
     Attributes:
         dead: bad records so far in this run.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +56,7 @@ def read_log(
     batches: list[EventBatch] = []
     records = 0
     while not (batches and batches[-1].exhausted):
-        batches.append(source.poll(POLL_RECORDS, 0.0))
+        batches.append(replace(source.poll(POLL_RECORDS, 0.0), originals=()))  # not all in memory
         records += batches[-1].records
         if on_progress is not None:
             on_progress(records)

@@ -10,6 +10,7 @@ from infra.asking.questions import (
     AskBackup,
     AskDoctor,
     AskItem,
+    AskLetters,
     AskRows,
     AskSlate,
     AskStanding,
@@ -17,18 +18,23 @@ from infra.asking.questions import (
     AskTokens,
     AskUser,
     DoctorAnswer,
+    Letter,
+    Letters,
+    MarkReplayed,
     Question,
     SlateAnswer,
     UserAnswer,
 )
 from infra.cli import installed_version
 from infra.errors import InputError, QuestionError
+from storage import dead_letters
 from storage.backup import BackupReport, backup
 from storage.doctor import run_checks
 from storage.errors import QueryError
 from storage.session import Stream
 from storage.sql import select
 from storage.standing import Standing, standing
+from stream.clock import WallClock
 from stream.inspect import Inspector, ItemView, UserView
 from stream.status import Status, status
 
@@ -190,6 +196,23 @@ def _backup(question: AskBackup, held: Held) -> BackupReport:
     return backup(held.db, Path(question.out), force=question.force)
 
 
+def _letters(question: AskLetters, held: Held) -> Letters:
+    with held.db.snapshot() as at:
+        if question.in_log_order:
+            found = dead_letters.following(
+                at, question.wanted, question.after, limit=question.limit
+            )
+        else:
+            found = dead_letters.find(at, question.wanted, limit=question.limit)
+        counts = dead_letters.counts(at, question.wanted).to_pylist()
+    return Letters(counts=counts, letters=[Letter(**row) for row in found.to_pylist()])
+
+
+def _replayed(question: MarkReplayed, held: Held) -> int:
+    with held.db.transaction() as tx:
+        return dead_letters.mark_replayed(tx, question.places, WallClock().now())
+
+
 _ANSWERS: dict[type, Callable[[Any, Held], Any]] = {
     AskStatus: _status,
     AskStanding: _standing,
@@ -199,6 +222,8 @@ _ANSWERS: dict[type, Callable[[Any, Held], Any]] = {
     AskItem: _item,
     AskDoctor: _doctor,
     AskBackup: _backup,
+    AskLetters: _letters,
+    MarkReplayed: _replayed,
 }
 
 

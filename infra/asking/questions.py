@@ -8,6 +8,7 @@ from typing import ClassVar, Generic, TypeVar
 import msgspec
 
 from storage.backup import BackupReport
+from storage.dead_letters import Wanted
 from storage.doctor import Finding
 from storage.standing import Standing
 from stream.exactness_report import ExactnessReport
@@ -48,6 +49,32 @@ class DoctorAnswer:
     findings: list[Finding]
     exactness: ExactnessReport | None
     versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """One bad record as stored: the columns of `dead_letters`, times in milliseconds."""
+
+    topic: str
+    part: int
+    off: int
+    reason: str
+    detail: str | None
+    raw: bytes | None
+    key: bytes | None
+    headers: str | None
+    append_ts_ms: int | None
+    size: int | None
+    ingested_at_ms: int
+    replayed_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letters:
+    """Bad records, and how many there are by partition and reason (topic, part, reason, n)."""
+
+    counts: list[dict[str, str | int]]
+    letters: list[Letter]
 
 
 class Question(msgspec.Struct, Generic[A_co], frozen=True, kw_only=True, tag=True):
@@ -156,6 +183,30 @@ class AskBackup(Question[BackupReport], frozen=True, kw_only=True, tag="backup")
     patient = True
 
 
+class AskLetters(Question[Letters], frozen=True, kw_only=True, tag="letters"):
+    """Which records are bad?
+
+    Attributes:
+        wanted: which are meant.
+        limit: letters at most, 0 for all.
+        in_log_order: by position instead of newest first; a limit is needed then.
+        after: position after which to go on, in log order.
+    """
+
+    wanted: Wanted
+    limit: int
+    in_log_order: bool = False
+    after: tuple[str, int, int] | None = None
+    answer = Letters
+
+
+class MarkReplayed(Question[int], frozen=True, kw_only=True, tag="replayed"):
+    """Note that the bad records at these (topic, part, off) were produced again."""
+
+    places: list[tuple[str, int, int]]
+    answer = int
+
+
 class AskRows(msgspec.Struct, frozen=True, kw_only=True, tag="rows"):
     """The rows of one SELECT, at most `limit` of them, 0 for all; answered by a stream of batches."""
 
@@ -172,5 +223,7 @@ AnyQuestion = (
     | AskItem
     | AskDoctor
     | AskBackup
+    | AskLetters
+    | MarkReplayed
     | AskRows
 )

@@ -2,23 +2,21 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import click
 
-from infra.databases import reading
+from infra.asking.owner import Owner, owner_of
+from infra.asking.questions import AskLetters, Letter, MarkReplayed
 from infra.errors import InputError
 from infra.live import live_extra
 from infra.options import db_option, json_option, read_settings, settings_options
 from infra.output import console, iso_ms, print_json, table
-from storage import dead_letters
-from storage.database import Database
 from storage.dead_letters import Wanted
 from storage.faults import reach
-from stream.clock import Clock, WallClock
-from stream.dead_rows import letters_of
+from stream.dead_rows import letter_of
 from stream.events import DeadLetter
 
 P = ParamSpec("P")
@@ -71,9 +69,9 @@ def list_(
 ) -> None:
     """Print how many bad records there are by partition and reason, and the newest of them."""
     chosen = Wanted(topic=source, part=part, off=off, reason=reason, replayed=replayed)
-    with reading(db_path, read_settings(config_file, assignments)) as db:
-        counts = dead_letters.counts(db, chosen).to_pylist()
-        letters = [_plain(row) for row in dead_letters.find(db, chosen, limit=limit).to_pylist()]
+    with owner_of(db_path, read_settings(config_file, assignments)) as owner:
+        found = owner.ask(AskLetters(wanted=chosen, limit=limit))
+    counts, letters = found.counts, [_plain(letter) for letter in found.letters]
     if as_json:
         print_json({"counts": counts, "letters": letters})
         return
@@ -115,8 +113,9 @@ def show(
 
     TOPIC PART OFF is its position, as `freshet dlq list` prints it.
     """
-    with reading(db_path, read_settings(config_file, assignments)) as db:
-        found = dead_letters.find(db, Wanted(topic=topic, part=part, off=off)).to_pylist()
+    chosen = Wanted(topic=topic, part=part, off=off)
+    with owner_of(db_path, read_settings(config_file, assignments)) as owner:
+        found = owner.ask(AskLetters(wanted=chosen, limit=1)).letters
     if not found:
         raise InputError(
             f"{topic}[{part}]@{off}: no dead letter there; `freshet dlq list` prints positions"
@@ -166,17 +165,16 @@ def replay(
     chosen = Wanted(
         topic=source, part=part, off=off, reason=reason, replayed=None if again else False
     )
-    with reading(db_path, loaded) as db:
-        found = letters_of(dead_letters.find(db, chosen, limit=0))
-        whole = [letter for letter in reversed(found) if is_whole(letter)]
-        with closing(RecordProducer(loaded.settings.kafka)) as producer:
-            resend(
-                db,
-                whole,
-                lambda letters: producer.send([produced_again(one, topic) for one in letters]),
-                WallClock(),
-            )
-    done = Resent(len(whole), len(found) - len(whole))
+    with (
+        owner_of(db_path, loaded) as owner,
+        closing(RecordProducer(loaded.settings.kafka)) as producer,
+    ):
+        done = resend(
+            owner,
+            chosen,
+            lambda letters: producer.send([produced_again(one, topic) for one in letters]),
+            is_whole,
+        )
     if as_json:
         print_json(done)
     else:
@@ -194,43 +192,46 @@ class Resent:
 
 
 def resend(
-    db: Database,
-    letters: list[DeadLetter],
+    owner: Owner,
+    chosen: Wanted,
     send: Callable[[list[DeadLetter]], None],
-    clock: Clock,
-) -> None:
+    is_whole: Callable[[DeadLetter], bool],
+) -> Resent:
     """Send letters and mark them, some hundred at a time: sent is marked, unless the process dies in between."""
-    for first in range(0, len(letters), _BATCH):
-        part = letters[first : first + _BATCH]
-        send(part)
-        reach("dlq.sent")
-        with db.transaction() as tx:
-            places = [(one.topic, one.part, one.off) for one in part]
-            dead_letters.mark_replayed(tx, places, clock.now())
+    replayed = cut = 0
+    after: tuple[str, int, int] | None = None
+    while True:
+        asked = AskLetters(wanted=chosen, limit=_BATCH, in_log_order=True, after=after)
+        found = [letter_of(asdict(letter)) for letter in owner.ask(asked).letters]
+        if not found:
+            return Resent(replayed, cut)
+        after = (found[-1].topic, found[-1].part, found[-1].off)
+        whole = [letter for letter in found if is_whole(letter)]
+        if whole:
+            send(whole)
+            reach("dlq.sent")
+            owner.ask(MarkReplayed(places=[(one.topic, one.part, one.off) for one in whole]))
+        replayed += len(whole)
+        cut += len(found) - len(whole)
 
 
-def _plain(row: Row) -> Row:
-    """Return a row with text in place of bytes and numbers of milliseconds."""
-    headers = row["headers"]
+def _plain(letter: Letter) -> Row:
+    """Return a letter with text in place of bytes and numbers of milliseconds."""
     return {
-        **{name: row[name] for name in ("topic", "part", "off", "reason", "detail")},
-        "raw": _text(row["raw"]),
-        "size": row["size"],
-        "key": _text(row["key"]),
-        "headers": None if headers is None else str(headers),
-        "appended_at": _time(row["append_ts_ms"]),
-        "refused_at": _time(row["ingested_at_ms"]),
-        "replayed_at": _time(row["replayed_at_ms"]),
+        **{name: getattr(letter, name) for name in ("topic", "part", "off", "reason", "detail")},
+        "raw": _text(letter.raw),
+        "size": letter.size,
+        "key": _text(letter.key),
+        "headers": letter.headers,
+        "appended_at": iso_ms(letter.append_ts_ms),
+        "refused_at": iso_ms(letter.ingested_at_ms),
+        "replayed_at": iso_ms(letter.replayed_at_ms),
     }
 
 
-def _text(value: object) -> str | None:
+def _text(value: bytes | None) -> str | None:
     """Return bytes as text; what is no UTF-8 is escaped."""
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else None
-
-
-def _time(value: object) -> str | None:
-    return iso_ms(value) if isinstance(value, int) else None
+    return None if value is None else value.decode("utf-8", "backslashreplace")
 
 
 def _short(value: object) -> str:

@@ -129,7 +129,7 @@ class Decoder:
         value, headers = work.originals.values[row], work.originals.headers
         if value is None:
             return self._tombstone(work.originals.keys[row] if work.originals.keys else None)
-        wrong = too_large(value)
+        wrong = too_large(value) if value.strip() else Bad("malformed", "an empty value")
         if wrong is not None:
             return wrong
         opened = open_record(value, headers[row] if headers else (), self._config.encoding)

@@ -6,14 +6,14 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import RetriableError
 
 from stream.errors import BrokerError, GapError
 from stream.events import Partition
 from stream.kafka.admin import partition_counts
-from stream.kafka.connection import client_arguments
 from stream.kafka.preflight import Access, explained, preflight
+from stream.kafka.starting import consumer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,16 +24,6 @@ if TYPE_CHECKING:
 _POLL_MS = 500
 _POLL_RECORDS = 5_000
 _SILENCE_S = 60.0
-# Committed records only, checked, and never from another offset than the one asked for.
-_READING: dict[str, object] = {
-    "group_id": None,
-    "isolation_level": "read_committed",
-    "auto_offset_reset": "none",
-    "enable_auto_commit": False,
-    "allow_auto_create_topics": False,
-    "fetch_max_bytes": 16 << 20,
-    "max_partition_fetch_bytes": 2 << 20,
-}
 
 
 def record_topics(
@@ -69,7 +59,7 @@ def record_topics(
         if topic == config.items_topic or config.owns(part)
     ]
     with explained(config):
-        consumer = KafkaConsumer(**client_arguments(config), **_READING)
+        consumer = consumer_of(config)
         try:
             spans = _spans(consumer, wanted, start or {})
             _read(consumer, spans, recorder, on_progress)

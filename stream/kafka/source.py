@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,36 +15,17 @@ from stream.events import INTERACTION_SCHEMA, ITEM_SCHEMA, EventBatch, Partition
 from stream.kafka.watch import Progress, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from kafka import KafkaConsumer
     from kafka.consumer.fetcher import ConsumerRecord
-    from numpy.typing import NDArray
 
-    from stream.events import Headers
     from stream.kafka.report import OffsetReport
-    from stream.sources.records import Records
+    from stream.sources.records import Decode, Records
 
 _log = logging.getLogger(__name__)
 _ASK_MS = 2_000  # how long the watch waits for an answer about ends
 CLOSE_S = 5.0
-
-
-class Decode(Protocol):
-    """Turns consecutive records of one partition into columns."""
-
-    def __call__(
-        self,
-        partition: Partition,
-        offsets: NDArray[np.int64],
-        values: Sequence[bytes | None],
-        keys: Sequence[bytes | None],
-        headers: Sequence[Headers],
-        append_ts_ms: Sequence[int | None],
-        /,
-    ) -> Records:
-        """Return a row or a dead letter for every record; all arguments have one entry per record."""
-        ...
 
 
 class KafkaSource:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from storage.database import Database
     from stream.kafka.config import KafkaConfig
-    from stream.kafka.source import Decode
+    from stream.sources.records import Decode
 
 Start: TypeAlias = Literal["earliest", "latest"] | datetime
 """Where a partition not read before begins; a time means its first record appended then or later."""

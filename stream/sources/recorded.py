@@ -7,7 +7,7 @@ bytes go through the same decoder, so that bad records are bad for the same reas
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,31 +25,13 @@ from stream.sources.recorded_files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from stream.events import Headers
-    from stream.sources.records import Records
+    from stream.sources.records import Decode, Records
 
 _BATCH_ROWS = 1 << 13
-
-
-class Decode(Protocol):
-    """Turns records of one partition into columns."""
-
-    def __call__(
-        self,
-        partition: Partition,
-        offsets: NDArray[np.int64],
-        values: Sequence[bytes | None],
-        keys: Sequence[bytes | None],
-        headers: Sequence[Headers],
-        append_ts_ms: Sequence[int | None],
-        /,
-    ) -> Records:
-        """Return a row or a dead letter for every record; all arguments have one entry per record."""
-        ...
 
 
 class _Group(NamedTuple):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
 from stream.events import INTERACTION_SCHEMA, ITEM_SCHEMA, MAX_RAW_BYTES, DeadLetter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from stream.events import Originals, Partition, Reason
+    from stream.events import Headers, Originals, Partition, Reason
 
 
 @dataclass(slots=True)
@@ -37,6 +37,23 @@ class Records:
     items: pa.Table = field(default_factory=ITEM_SCHEMA.empty_table)
     dead: list[DeadLetter] = field(default_factory=list)
     originals: Originals | None = None
+
+
+class Decode(Protocol):
+    """Turns records of one partition into columns."""
+
+    def __call__(
+        self,
+        partition: Partition,
+        offsets: NDArray[np.int64],
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None],
+        headers: Sequence[Headers],
+        append_ts_ms: Sequence[int | None],
+        /,
+    ) -> Records:
+        """Return a row or a dead letter for every record; all arguments have one entry per record."""
+        ...
 
 
 def shown(value: pa.Scalar) -> object:

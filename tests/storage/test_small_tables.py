@@ -116,6 +116,17 @@ def test_dead_letters_are_found_by_place_and_reason_and_by_whether_they_were_rep
         ]
 
 
+def test_dead_letters_follow_a_position_in_log_order():
+    with fresh() as (db, _):
+        with db.transaction() as tx:
+            dead_letters.append(tx, DEAD)
+        wanted, seen, after = dead_letters.Wanted(topic="t"), [], None
+        while rows := dead_letters.following(db, wanted, after, limit=2).to_pylist():
+            seen += [(row["part"], row["off"]) for row in rows]
+            after = (rows[-1]["topic"], rows[-1]["part"], rows[-1]["off"])
+        assert seen == [(0, 4), (0, 5), (1, 0)]
+
+
 def test_dead_letters_beyond_marks_come_in_log_order():
     with fresh() as (db, _):
         with db.transaction() as tx:

@@ -46,6 +46,9 @@ QUESTIONS = {
     "a slate as JSON": ["recommend", "BUSIEST", "--json"],
     "a slate at a time": ["recommend", "BUSIEST", "--json", "--at", "2024-03-01"],
     "a cold user": ["recommend", "nobody", "--json"],
+    "bad records": ["dlq", "list"],
+    "bad records as JSON": ["dlq", "list", "--reason", "malformed", "--json"],
+    "no such bad record": ["dlq", "show", "nothing", "0", "1"],
     "doctor": ["doctor"],
     "doctor with exactness": ["doctor", "--json", "--exactness", "3"],
 }  # fmt: skip

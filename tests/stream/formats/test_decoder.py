@@ -132,8 +132,8 @@ def test_any_json_is_a_row_or_a_dead_letter(tree: Any, table: str) -> None:
 @pytest.mark.parametrize(
     ("value", "headers", "reason", "says"),
     [
-        (b"", (), "malformed", "truncated"),
-        (b"  \n", (), "malformed", "truncated"),
+        (b"", (), "malformed", "an empty value"),
+        (b"  \n", CE_HEADERS, "malformed", "an empty value"),
         (b"{", (), "malformed", "truncated"),
         (b"[]", (), "bad_type", "got `array`"),
         (b'{"kind":"user"}', (), "unknown_kind", "'user'"),
