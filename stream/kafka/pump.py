@@ -166,6 +166,8 @@ class Pump:
             try:
                 await loop.run_in_executor(self._thread, self._take, first, ends, len(events))
             except BaseException as err:  # noqa: BLE001 - see above
+                if isinstance(err, asyncio.CancelledError):  # Faust takes itself down
+                    err = self._app.crash_reason or err
                 if not isinstance(err, AbandonedError):
                     self._fail(err)
                 await asyncio.Event().wait()

@@ -9,6 +9,7 @@ from kafka.structs import OffsetAndMetadata
 from stream.errors import TopicError
 from stream.kafka.admin import create_topics, lag, partition_counts, topic_shapes
 from stream.kafka.config import KafkaConfig
+from stream.kafka.preflight import coordinated
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_lag_counts_from_the_database_and_from_the_group_without_one(config, adm
     produce(config, 10)
     topic = config.interactions_topic
     spec = {TopicPartition(topic, 0): OffsetAndMetadata(4, "", -1)}
-    admin.alter_group_offsets(config.group, spec)
+    coordinated(lambda: admin.alter_group_offsets(config.group, spec))
     produce(config, 5)
 
     of_group = {(row.topic, row.part): row for row in lag(config, stored=None, now_ms=0)}
