@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from stream.shared import Shared
 
 StateMode = Literal["tokens", "recents", "swap", "full"]
-_EXTEND_BATCH = 32
 
 
 FULL_ROWS = 512
@@ -152,10 +151,7 @@ class StateLoader:
             state, recents = self._build(request, read)
             states.append(state)
             pending.append(recents)
-        for start in range(0, len(states), _EXTEND_BATCH):
-            self._extend(
-                states[start : start + _EXTEND_BATCH], pending[start : start + _EXTEND_BATCH]
-            )
+        self._extend(states, pending)  # at once: passes are made of users of similar length
         return states
 
     def _extend(self, states: Sequence[UserState], recents: Sequence[UserRows]) -> None:
