@@ -125,15 +125,12 @@ class Database:
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Keep writers out for the block, with everything committed in the file and nothing in its log.
+        """Keep writers out for the block: file and write-ahead log together are what is committed.
 
         Readers go on. Do not open the file in this process, not even to copy it.
         """
         with self._writing():
-            with translated(self._path):
-                reach("checkpoint.begin")
-                self._writer.execute("CHECKPOINT").fetchall()
-                reach("checkpoint.end")
+            self._move_log()
             yield
 
     def get_meta(self, key: str) -> str | None:
@@ -144,10 +141,10 @@ class Database:
         """Store `value` under `key`, replacing what was there."""
         set_meta(tx, key, value)
 
-    def checkpoint(self) -> None:
-        """Move the write-ahead log into the file."""
-        with self.at_rest():
-            pass
+    def checkpoint(self) -> bool:
+        """Move the write-ahead log into the file; return whether no reader of an older state was in the way."""
+        with self._writing():
+            return self._move_log()
 
     def close(self) -> None:
         """Close every cursor and the file; closing twice does nothing."""
@@ -197,6 +194,18 @@ class Database:
                 yield
             finally:
                 self._writing_thread = None
+
+    def _move_log(self) -> bool:
+        reach("checkpoint.begin")
+        with translated(self._path):
+            try:
+                self._writer.execute("CHECKPOINT").fetchall()
+            except duckdb.TransactionException as error:
+                if "Cannot CHECKPOINT" not in str(error):
+                    raise
+                return False
+        reach("checkpoint.end")
+        return True
 
     def _roll_back(self, error: BaseException) -> bool:
         """Take the transaction back; say whether it had been committed after all.
