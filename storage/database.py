@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,10 +20,6 @@ from storage.records import Param, Reader
 from storage.session import Session, Snapshot, Tx
 
 __all__ = ["Database", "Snapshot", "Tx", "get_meta", "holder_pid", "set_meta"]
-
-
-_CHECKPOINT_TRIES = 200
-_CHECKPOINT_WAIT_S = 0.05
 
 
 class Database:
@@ -130,15 +125,12 @@ class Database:
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Keep writers out for the block, with everything committed in the file and nothing in its log.
+        """Keep writers out for the block: file and write-ahead log together are what is committed.
 
         Readers go on. Do not open the file in this process, not even to copy it.
         """
         with self._writing():
-            tries = 0
-            while not self._checkpoint(last=tries == _CHECKPOINT_TRIES):
-                tries += 1
-                time.sleep(_CHECKPOINT_WAIT_S)
+            self._move_log()
             yield
 
     def get_meta(self, key: str) -> str | None:
@@ -150,22 +142,9 @@ class Database:
         set_meta(tx, key, value)
 
     def checkpoint(self) -> bool:
-        """Move the write-ahead log into the file, unless another thread is reading just now; say whether it did."""
+        """Move the write-ahead log into the file; return whether no reader of an older state was in the way."""
         with self._writing():
-            return self._checkpoint(last=False)
-
-    def _checkpoint(self, *, last: bool) -> bool:
-        """Try to: DuckDB refuses while another thread is in a transaction. The last try lets that out."""
-        with translated(self._path):
-            reach("checkpoint.begin")
-            try:
-                self._writer.execute("CHECKPOINT").fetchall()
-            except duckdb.TransactionException:
-                if last:
-                    raise
-                return False
-            reach("checkpoint.end")
-            return True
+            return self._move_log()
 
     def close(self) -> None:
         """Close every cursor and the file; closing twice does nothing."""
@@ -215,6 +194,18 @@ class Database:
                 yield
             finally:
                 self._writing_thread = None
+
+    def _move_log(self) -> bool:
+        reach("checkpoint.begin")
+        with translated(self._path):
+            try:
+                self._writer.execute("CHECKPOINT").fetchall()
+            except duckdb.TransactionException as error:
+                if "Cannot CHECKPOINT" not in str(error):
+                    raise
+                return False
+        reach("checkpoint.end")
+        return True
 
     def _roll_back(self, error: BaseException) -> bool:
         """Take the transaction back; say whether it had been committed after all.

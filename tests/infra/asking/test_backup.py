@@ -87,6 +87,23 @@ def test_a_free_file_is_copied_too_and_the_log_beside_it(freshet, world, tmp_pat
     assert contents(freshet, copy) == contents(freshet, world.db)
 
 
+def test_a_reader_of_an_older_state_is_in_nobodys_way(freshet, made, tmp_path):
+    db, copy = tmp_path / "y.duckdb", tmp_path / "copy.duckdb"
+    with owned(made, db) as pipeline:
+        pipeline.run(max_records=100)
+        with pipeline.db.snapshot() as older:
+            seen = older.query("select count(*) as n from rows_all")
+            going = threading.Thread(target=lambda: pipeline.run(max_records=100))
+            going.start()
+            going.join()
+            assert not pipeline.db.checkpoint()  # updated rows are kept for the reader
+            assert freshet("backup", copy, "--db", db).code == 0
+            assert older.query("select count(*) as n from rows_all") == seen
+        assert pipeline.db.checkpoint()
+    assert contents(freshet, copy) == contents(freshet, db)
+    assert not wal_of(copy).exists()
+
+
 @pytest.mark.parametrize("asked", ["owner", "file"])
 def test_a_backup_replaces_nothing_unasked(freshet, world, tmp_path, asked):
     copy = tmp_path / "copy.duckdb"
