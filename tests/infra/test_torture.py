@@ -87,7 +87,13 @@ def test_migrations_die_first_and_a_catch_up_follows_what_it_catches_up_on():
 
 def test_every_point_where_a_replay_may_die_belongs_to_one_class():
     points = [point for names in CLASSES.values() for point in names]
-    elsewhere = ["checkpoint.end", "worker.compress", "backup.copied", "restore.checked"]
+    elsewhere = [
+        "checkpoint.end",
+        "worker.compress",
+        "backup.copied",
+        "restore.checked",
+        "positions.begun",
+    ]
     elsewhere += ["mirror.sent", "dlq.sent"]
     assert sorted([*points, *elsewhere]) == sorted(POINTS)
 
