@@ -97,12 +97,16 @@ class Database:
         """Run the block's reads against one committed state."""
         cursor, _ = self._session()
         with translated(self._path):
-            cursor.begin()
+            try:
+                cursor.begin()
+            except duckdb.InterruptException:
+                _end_reading(cursor, stopped=True)
+                raise
         try:
             yield Snapshot(cursor, self._path)
         finally:
             with translated(self._path):
-                cursor.rollback()
+                _end_reading(cursor)
 
     def query(
         self,
@@ -222,6 +226,21 @@ class Database:
     def _check_open(self) -> None:
         if self._closed:
             raise StorageError(f"{self._path} is closed; open it again")
+
+
+def _end_reading(cursor: duckdb.DuckDBPyConnection, *, stopped: bool = False) -> None:
+    """Roll back; a stop that was meant for a query may hit this instead and leave the transaction aborted."""
+    while True:
+        try:
+            cursor.rollback()
+        except duckdb.InterruptException:
+            stopped = True
+        except duckdb.TransactionException:
+            if not stopped:
+                raise
+            return
+        else:
+            return
 
 
 def get_meta(reader: Reader, key: str) -> str | None:

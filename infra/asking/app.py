@@ -10,6 +10,7 @@ A question nobody waits for any more, or that takes too long, is stopped.
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -182,10 +183,10 @@ class _Answering:
                     notes = {wire.REFUSED: wire.refusal(work.late or err)}
                 else:
                     notes = {wire.END: b""} if batch is None else {}
-                writer.write_batch(
-                    wire.last_batch(found.schema) if notes else batch, custom_metadata=notes or None
-                )
-                sink.flush()
+                if not notes:
+                    writer.write_batch(batch)
+                    sink.flush()
+        writer.write_batch(wire.last_batch(found.schema), custom_metadata=notes)
         writer.close()
         sink.flush()
         sink.ended = True
@@ -210,11 +211,16 @@ class _Work(Generic[A]):
     ) -> None:
         self.late: QuestionError | None = None
         self._stops = [] if stop is None else [stop]
+        self._stopping = threading.Lock()
         self._future = pool.submit(self._run, db, function)
 
     def _run(self, db: Database, function: Callable[[_Work[A]], A]) -> A:
         self._stops.append(db.stopper())
-        return function(self)
+        try:
+            return function(self)
+        finally:
+            with self._stopping:  # the thread's next question is not to be stopped
+                self._stops.clear()
 
     async def result(self, limit_s: float | None) -> A:
         """Return what the function returns; it is stopped when it takes too long, or when nobody waits.
@@ -241,8 +247,9 @@ class _Work(Generic[A]):
     async def _end(self) -> None:
         """Stop the query that runs now, and the next ones, until the thread is free again."""
         while not self._future.cancel() and not self._future.done():
-            for stop in self._stops:
-                stop()
+            with self._stopping:
+                for stop in self._stops:
+                    stop()
             await asyncio.sleep(_STOP_AGAIN_S)
 
 

@@ -106,3 +106,24 @@ def test_the_database_can_be_used_after_a_mistake(db):
     with pytest.raises(QueryError):
         table(db, "select * from nowhere")
     assert table(db, "select 1 as a").to_pylist() == [{"a": 1}]
+
+
+def test_a_stop_that_comes_between_queries_leaves_nothing_behind(db):
+    stop, over = db.stopper(), threading.Event()
+
+    def stop_all_the_time():
+        while not over.is_set():
+            stop()
+
+    thread = threading.Thread(target=stop_all_the_time)
+    thread.start()
+    told = set()
+    for _ in range(50):
+        try:
+            table(db, "select count(*) as n from range(1000)")
+        except QueryError as error:
+            told.add(str(error).partition(": ")[2])
+    over.set()
+    thread.join()
+    assert told == {"INTERRUPT Error: Interrupted!"}
+    assert table(db, "select 1 as a").num_rows == 1
