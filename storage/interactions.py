@@ -102,13 +102,14 @@ def read_ahead(
     """
     table = partition_table(ends, "next_off")
     starts = pa.array([first.get(key, 0) for key in ends], pa.int64())
-    return reader.query(
+    rows = reader.query(
         f"SELECT {_COLUMNS} FROM interactions_hot h "  # noqa: S608 names of the schema
         "JOIN bounds b ON b.topic = h.topic AND b.part = h.part "
         "WHERE h.off >= b.first_off AND h.off < b.next_off ORDER BY h.rowid LIMIT ?",
         [limit],
         tables={"bounds": table.append_column("first_off", starts)},
     )
+    return rows.cast(INTERACTION_SCHEMA)
 
 
 def load_history(

@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from storage import dead_letters, epochs, interactions, positions, rotation
+from storage import epochs, interactions, positions, rotation
 from storage.faults import reach
 from storage.positions import RangeRow
-from storage.records import INTERACTION_SCHEMA
-from stream.clock import to_ms
+from stream.appendable import appendable, store_dead
 from stream.cuts import Cut
 from stream.dead_limits import DeadLimits, admit, short_log_excess
-from stream.dead_rows import rows_of
 from stream.errors import GapError, PartitionMovedError
 from stream.events import Partition
 from stream.item_records import ItemRecords
-from stream.judge import Judge, SegmentRule, Verdicts, partition_rows
+from stream.judge import Judge, SegmentRule, partition_rows
 from stream.verdicts import NEVER
 
 if TYPE_CHECKING:
@@ -166,7 +164,7 @@ class Ingest:
             interactions.append(tx, rows, first=not self.max_event_ms)
             reach("ingest.rows")
             records.store(tx)
-            _store_dead(tx, dead_rows, now)
+            store_dead(tx, dead_rows, now)
             ranges = self._ranges(batch, rows, dead_rows)
             positions.append(tx, ranges, at=now, ends=self.next_offsets)
             if scored:
@@ -222,7 +220,7 @@ class Ingest:
             self._refuse_moved(table, users)
         item_idx = records.assign(tx, self._ids)
         verdicts = self._judge.rows(tx, table, users, self.max_event_ms)
-        return _appendable(table, users, item_idx, verdicts, now)
+        return appendable(table, users, item_idx, verdicts, now)
 
     def _moved(self, users: NDArray[np.int64], table: pa.Table) -> NDArray[np.bool_]:
         """Which rows come from another partition than their user's first."""
@@ -291,63 +289,6 @@ class Ingest:
         self.counts.add(stored.counts)
         for listener in self._told:
             listener(stored)
-
-
-def _appendable(
-    table: pa.Table,
-    users: NDArray[np.int64],
-    item_idx: NDArray[np.int64],
-    verdicts: Verdicts,
-    now: datetime,
-) -> pa.Table:
-    """Rows in the shape the store appends."""
-    keys = {
-        "h_ts_ms": table["ts"].to_numpy().copy(),
-        "h_seq": table["seq"].to_numpy().copy(),
-        "h_part": table["part"].to_numpy().astype(np.int32),
-        "h_off": table["off"].to_numpy().copy(),
-    }
-    displaced = np.zeros(table.num_rows, dtype=bool)
-    for i, key in verdicts.displaced.items():
-        displaced[i] = True
-        for name, values in keys.items():
-            values[i] = getattr(key, name)
-    columns = {
-        "user_idx": users,
-        "item_idx": item_idx,
-        "event_type": table["event_type"],
-        "ts_ms": table["ts"],
-        "seq": table["seq"],
-        "value": table["value"],
-        "weight": verdicts.weight,
-        "in_history": verdicts.in_history,
-        "scores": verdicts.scores,
-        "duplicate": verdicts.duplicate,
-        "displaced": displaced,
-        "late": verdicts.late,
-        **keys,
-        **{
-            name: table[name]
-            for name in (
-                "event_id",
-                "session_id",
-                "recommendation_id",
-                "props",
-                "topic",
-                "part",
-                "off",
-            )
-        },
-        "append_ts_ms": table["append_ts"],
-        "ingested_at_ms": np.full(table.num_rows, to_ms(now), dtype=np.int64),
-    }
-    schema = INTERACTION_SCHEMA
-    return pa.table({name: columns[name] for name in schema.names}).cast(schema)
-
-
-def _store_dead(tx: Tx, dead: Sequence[DeadLetter], now: datetime) -> None:
-    if dead:
-        dead_letters.append(tx, rows_of(dead, now))
 
 
 def _count(ranges: Sequence[RangeRow]) -> IngestCounts:

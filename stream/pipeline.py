@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from storage import positions, rotation
 from storage.faults import reach
 from stream.binding import bind
-from stream.cache import CACHE_KEY
 from stream.clock import from_ms, to_ms
 from stream.errors import ConfigError
 from stream.events import Partition
@@ -24,6 +22,7 @@ from stream.parts import build
 from stream.passage import ByCalls, ByEvents
 from stream.rerun import ByJournal
 from stream.score import Scorer, StateRequest
+from stream.upkeep import record_cache, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -104,8 +103,6 @@ class Pipeline:
         self._news = threading.Condition()
         self._listeners: list[Callable[[pa.Table], None]] = []
 
-    # ---- storing ---------------------------------------------------------------------------------
-
     def store(self, batch: EventBatch) -> Stored:
         """Store a polled batch in one transaction: rows, dead letters, items, journal entries, positions.
 
@@ -167,8 +164,6 @@ class Pipeline:
                 self._check_dead()
             if batch.exhausted:
                 return records
-
-    # ---- answering -------------------------------------------------------------------------------
 
     def resume(self) -> None:
         """Continue where the database stands: position the source, answer stored but unanswered events."""
@@ -232,8 +227,6 @@ class Pipeline:
             slate = self.scorer.slate(request, top_k=top_k)
         return msgspec.structs.replace(slate, user_id=user_id)
 
-    # ---- ticks -----------------------------------------------------------------------------------
-
     @property
     def clock_ms(self) -> int | None:
         """The event clock: newest event time stored, milliseconds; None before the first event."""
@@ -253,19 +246,7 @@ class Pipeline:
 
     def maintain(self) -> None:
         """Rotate a hot table grown past its limit into a sorted run, merge runs, join touching position ranges."""
-        watermarks = self.ingest.cut().watermarks()
-        if not watermarks or self.ingest.hot_rows < self.config.rotate_rows:
-            return
-        before = min(watermarks.values()) - self.config.stream.visit_gap_ms
-        with self.db.transaction() as tx:
-            moved = rotation.rotate(tx, below=positions.scored_offsets(tx), before_ms=before)
-            rotation.merge_runs(tx, max_runs=self.config.max_runs)
-            positions.compact(tx)
-            tx.on_commit(lambda: self.ingest.moved(moved))
-            reach("rotation.commit")
-        self.db.checkpoint()
-
-    # ---- a replay --------------------------------------------------------------------------------
+        tidy(self.db, self.ingest, self.config)
 
     def run(
         self,
@@ -294,7 +275,8 @@ class Pipeline:
                 on_progress(self.summary)
             if batch.exhausted:
                 break
-        self._record_cache()
+        if isinstance(self.scorer, Scorer) and self.config.score:
+            record_cache(self.db, self.scorer.cache_use())
         return self.summary
 
     def _poll(self, size: int) -> EventBatch:
@@ -318,13 +300,6 @@ class Pipeline:
     def _check_dead(self) -> None:
         if self.ingest.excess is not None:
             raise self.ingest.excess
-
-    def _record_cache(self) -> None:
-        """Leave what the cache of states held for `status`, which runs in another process."""
-        if isinstance(self.scorer, Scorer) and self.config.score:
-            found = msgspec.json.encode(self.scorer.cache_use()).decode()
-            with self.db.transaction() as tx:
-                self.db.set_meta(tx, CACHE_KEY, found)
 
     def _timed(self, stage: str, work: Callable[[], _T]) -> _T:
         started = perf_counter()

@@ -48,6 +48,24 @@ def test_a_worker_process_gives_the_same_slates_and_tokens(freshet, made, tmp_pa
     assert digest(freshet, db) == digest(freshet, made.db)
 
 
+def test_a_replay_by_the_journal_of_another_ticks_where_that_one_did(freshet, made, tmp_path):
+    """Its own settings would tick far more often; stopped and resumed it goes on."""
+    db, slates = tmp_path / "y.duckdb", tmp_path / "y.jsonl"
+    more = ("--journal", made.db, "--set", "refresh.tick_interval_s=3600")
+    assert replay(freshet, made, db, slates, *more, "--max-records", 200).code == 0
+    assert replay(freshet, made, db, slates, *more).code == 0
+    compared = freshet("diff", made.slates, slates, "--json")
+    assert compared.code == 0
+    assert compared.json["compared"] == len(made.slates.read_text().splitlines())
+    assert digest(freshet, db) == digest(freshet, made.db)
+    assert replay(freshet, made, db, slates, *more, "--no-score").code == ExitCode.USAGE
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("{}\n")
+    refused = replay(freshet, made, tmp_path / "z.duckdb", slates, "--journal", broken)
+    assert refused.code == ExitCode.INPUT
+    assert "broken.jsonl" in refused.err
+
+
 def test_a_replay_without_slates_stores_the_same_events_and_tokens(freshet, made, tmp_path):
     db = tmp_path / "y.duckdb"
     command = ("replay", made.log, "--db", db, "--model", made.model, "--items", made.items)

@@ -282,7 +282,7 @@ def test_a_pipeline_that_was_taken_over_can_move_no_position(tmp_path: Path) -> 
         assert before == (ends, ends)
         stale = first.ingest.next_offsets
         with pytest.raises(FencedError, match="a later pipeline took epoch 2"):
-            first.process(memory_source(LOG).poll(20))
+            first.store(memory_source(LOG).poll(20))
         assert first.ingest.next_offsets == stale == {(TOPIC, 0): 10}
         assert (positions.next_offsets(first.db), positions.scored_offsets(first.db)) == before
         second.run()
