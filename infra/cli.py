@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "Read a log of your own: what is in it, what is wrong, which settings fit."),
     "train": ("train", "Fit a model on a log and write its checkpoint."),
     "replay": ("replay", "Store a log, keep tokens fresh, write a slate per scored event."),
+    "run": ("run", "Run beside Kafka: store what arrives, answer every event with a slate."),
     "evaluate": ("evaluate", "Measure a model against baselines on a log, with intervals."),
     "quality": ("quality", "Measure the recipe over seeds and splits on the shipped log (long)."),
     "synthetic": ("synthetic", "Show what tokens carry, on a made-up task of long interests."),
@@ -133,7 +134,12 @@ def run(argv: Sequence[str] | None = None) -> int:
     except BaseException as err:  # noqa: BLE001 - the outermost place: all becomes one line and a code
         if debug:
             traceback.print_exc()
-        return _refuse(error_text(err), exit_code(err))
+        return report(err)
+
+
+def report(err: BaseException) -> int:
+    """Print an error as one line on stderr and return its exit code."""
+    return _refuse(error_text(err), exit_code(err))
 
 
 def main() -> NoReturn:

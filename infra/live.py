@@ -13,6 +13,7 @@ _LIBRARIES = frozenset({
     "aiohttp",
     "structlog",
     "apscheduler",
+    "prometheus_client",
 })
 
 

@@ -67,20 +67,12 @@ class Scheduler:
         jobs: what to do, and how often.
         clock: tells `trigger` what "now" is.
         metrics: turns are counted there, by job and outcome.
-        failed: told what a job raised, once it is logged.
     """
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        *,
-        clock: Clock,
-        metrics: Metrics,
-        failed: Callable[[BaseException], None],
-    ) -> None:
+    def __init__(self, jobs: Sequence[Job], *, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
         self._metrics = metrics
-        self._failed = failed
+        self._failed: Callable[[BaseException], None] | None = None
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             jobstores={"default": MemoryJobStore()},
@@ -93,8 +85,9 @@ class Scheduler:
                 job.run, "interval", seconds=job.every_s, id=job.name, executor=_EXECUTOR
             )
 
-    def start(self) -> None:
-        """Begin to count time; a job's first turn comes after its interval."""
+    def start(self, failed: Callable[[BaseException], None]) -> None:
+        """Begin to count time; a job's first turn comes after its interval. `failed` is told what a job raised."""
+        self._failed = failed
         self._scheduler.start()
 
     def trigger(self, name: str) -> None:
@@ -135,5 +128,5 @@ class Scheduler:
                 "error": None if error is None else str(error),
             },
         )
-        if error is not None:
+        if error is not None and self._failed is not None:
             self._failed(error)

@@ -105,8 +105,7 @@ def engine_of(
     row = active(db)
     if row is None:
         return None if model_path is None else load(model_path)
-    known = db.get_meta(MODEL_PATH_KEY)
-    path = model_path or (Path(known) if known else None)
+    path = checkpoint_of(db, model_path)
     if path is None or not path.exists():
         raise MismatchError(
             f"{path or db.path}: the checkpoint of version {row.version} is not there;"
@@ -119,6 +118,18 @@ def engine_of(
             " use that checkpoint, or replay into a new database"
         )
     return engine
+
+
+def checkpoint_of(db: Database, model_path: Path | None) -> Path | None:
+    """Return where the checkpoint is: as named now, else where it was last."""
+    known = db.get_meta(MODEL_PATH_KEY)
+    return model_path or (Path(known) if known else None)
+
+
+def remember_checkpoint(db: Database, model_path: Path) -> None:
+    """Note where the checkpoint is, for commands that do not name it."""
+    with db.transaction() as tx:
+        db.set_meta(tx, MODEL_PATH_KEY, str(model_path.resolve()))
 
 
 def pipeline_config(
@@ -276,8 +287,7 @@ def replaying(
             ticks=ticks,
         )
         if plan.model_path is not None:
-            with db.transaction() as tx:
-                db.set_meta(tx, MODEL_PATH_KEY, str(plan.model_path.resolve()))
+            remember_checkpoint(db, plan.model_path)
         if plan.items_path is not None:
             with closing(open_items(plan.items_path, loaded)) as items:
                 _check_apart(files, items)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _START_S = 120.0  # loading the libraries takes seconds, on a busy machine tens of them
 _END_S = 5.0
+_STOPPED = "the process that compresses was stopped; start the command again"
 logger = logging.getLogger(__name__)
 
 
@@ -75,7 +76,7 @@ class WorkerCompressor:
             CompressError: the worker died, overran its deadline or refused; nothing of these jobs was stored.
         """
         if self._closed:
-            raise CompressError("the process that compresses was stopped; start the command again")
+            raise CompressError(_STOPPED, again=False)
         if self._worker is None:
             self._worker = _Worker(self._checkpoint)
         started = perf_counter()
@@ -89,7 +90,8 @@ class WorkerCompressor:
                 logger.info("worker_gone", extra={"reason": gone.reason, "segments": len(jobs)})
             raise CompressError(
                 f"the process that compresses {_REASONS[gone.reason]};"
-                " what was committed is kept: run the same command again, or without --worker"
+                " what was committed is kept: run the same command again, or without --worker",
+                again=not self._closed,
             ) from gone
         self._metrics.observe(COMPRESS_SECONDS, perf_counter() - started)
         return blocks

@@ -96,8 +96,12 @@ class Answers:
         self._work.shed.update(self.unanswered.add(rows))
 
     def commit(self, at: datetime) -> Answered:
-        """Make slates durable in the sink, then move the scored positions to the cut."""
-        work, self._work = self._work, _Work(dict(self._cut.next_offsets))
+        """Make slates durable in the sink, then move the scored positions to the cut.
+
+        Raises:
+            SinkError: the sink did not take the slates; the next call writes them again.
+        """
+        work = self._work
         if self._config.score and work.done.events:
             reach("score.done")
         if self._sink is not None and work.slates:
@@ -105,6 +109,7 @@ class Answers:
             self._sink.write(work.slates)
             work.done.seconds["sink"] = perf_counter() - started
             reach("sink.written")
+        self._work = _Work(dict(self._cut.next_offsets))
         sheds: list[JournalEntry] = []
         if self.behind():
             with self._db.transaction() as tx:

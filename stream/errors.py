@@ -79,7 +79,15 @@ class PartitionMovedError(StreamError):
 
 
 class CompressError(StreamError):
-    """Due segments could not be compressed: what does it died, took too long or refused; none was stored."""
+    """Due segments could not be compressed: what does it died, took too long or refused; none was stored.
+
+    Attributes:
+        again: whether another attempt may succeed.
+    """
+
+    def __init__(self, message: str, *, again: bool = True) -> None:
+        super().__init__(message)
+        self.again = again
 
 
 class EvaluationError(StreamError):

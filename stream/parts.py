@@ -84,8 +84,13 @@ def build(
     clock: Clock,
     sink: Sink | None,
     compressor: Compressor | None,
+    *,
+    patient: bool,
 ) -> Parts:
-    """Put the parts together where the database stands; what is due is not counted yet."""
+    """Put the parts together where the database stands; what is due is not counted yet.
+
+    With `patient` a user that cannot be compressed is left out of a tick, which ends it otherwise.
+    """
     rule = SegmentRule(config.refresh.segment_len, config.refresh.r_min)
     ingest = Ingest(db, identities, config.stream, rule, shards=config.shards)
     cut = _standing(db, ingest.cut(), config.stream.lateness_ms)
@@ -95,7 +100,7 @@ def build(
     refresher = None
     if engine is not None:
         worker = compressor or engine
-        refresher = Refresher(db, engine, worker, shared, backlog, config.refresh)
+        refresher = Refresher(db, engine, worker, shared, backlog, config.refresh, patient=patient)
     return Parts(
         db=db,
         identities=identities,

@@ -90,7 +90,8 @@ class Pipeline:
         self._clock = clock
         self._source = source
         bind(db, engine, config, clock.now())
-        parts = build(db, identities, engine, config, clock, sink, compressor)
+        patient = ticks == "calls"
+        parts = build(db, identities, engine, config, clock, sink, compressor, patient=patient)
         self.ingest = parts.ingest
         self.shared = parts.shared
         self.scorer = parts.scorer
@@ -192,7 +193,7 @@ class Pipeline:
                 left out.
 
         Raises:
-            SinkError: the sink did not take the slates; go on with a new pipeline, which answers the rows again.
+            SinkError: the sink did not take the slates; the next call writes them again.
         """
         return self._answer(upto, shed=shed)
 

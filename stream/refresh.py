@@ -17,9 +17,11 @@ from storage import runs, tokens, visibility
 from storage.faults import reach
 from storage.runs import RunRow, Status
 from storage.tokens import GroupRow
-from stream.clock import to_ms
+from stream.clock import from_ms, to_ms
+from stream.errors import CompressError
 from stream.history import history_key
 from stream.loading import token_block
+from stream.rounds import Rounds, Setbacks
 from stream.segments import Chain, ChainCache, Due, SegmentRows
 
 if TYPE_CHECKING:
@@ -52,7 +54,17 @@ class Wanted:
 
 
 class Refresher:
-    """Compresses due segments; the only component that writes token groups and refresh runs."""
+    """Compresses due segments; the only component that writes token groups, refresh runs and failures.
+
+    Args:
+        db: the shard's database.
+        engine: the model version whose groups they are.
+        compressor: what compresses.
+        shared: model rows of items.
+        backlog: what is due.
+        config: how many users at once, and which chains are kept.
+        patient: leave users out of a tick that cannot be compressed; otherwise the first failure ends it.
+    """
 
     def __init__(
         self,
@@ -62,6 +74,8 @@ class Refresher:
         shared: Shared,
         backlog: Backlog,
         config: RefreshConfig,
+        *,
+        patient: bool = False,
     ) -> None:
         self._db = db
         self._engine = engine
@@ -70,6 +84,8 @@ class Refresher:
         self._backlog = backlog
         self._config = config
         self._kept = ChainCache(config.chain_bytes, engine.config.window)
+        self._patient = patient
+        self._setbacks = Setbacks(db, engine.version)
         self._next_run = runs.next_run_id(db)
         self._touched: dict[int, list[int]] = {}
 
@@ -82,7 +98,8 @@ class Refresher:
         """Due segments without a group, by user."""
         self._backlog.settle(watermarks)
         users, first, last = (column.tolist() for column in self._backlog.due())
-        return [Due(*one) for one in zip(users, first, last, strict=True)]
+        due = [Due(*one) for one in zip(users, first, last, strict=True)]
+        return self._setbacks.without(due)
 
     def wanted(
         self, watermarks: Mapping[tuple[str, int], int], now: datetime, due: Sequence[Due]
@@ -110,32 +127,39 @@ class Refresher:
     def run(self, wanted: Sequence[Wanted], record: Callable[[Tx], None]) -> None:
         """Compress what ticks want, all of them in one pass; groups become visible by the journal.
 
-        Users are compressed in rounds, each with a transaction of its own.
+        Users are compressed in rounds, each with a transaction of its own. What is not stored is planned anew.
 
         Args:
             wanted: ticks in their order: of a user, each goes on where the one before it ended.
             record: called in the transaction of the last groups.
+
+        Raises:
+            CompressError: a round failed, and patience does not help.
         """
         due = _joined(wanted)
-        step = self._config.batch_users
-        rounds = [due[start : start + step] for start in range(0, len(due), step)] or [[]]
-        stored = 0
+        rounds = Rounds(due, self._config.batch_users, patient=self._patient)
+        recorded = False
         try:
-            for number, part in enumerate(rounds):
-                last = number == len(rounds) - 1
-                self._round(wanted, part, record if last else None, first=number == 0)
-                stored += len(part)
-        except BaseException:
-            self._note({d.user_idx: d.first for d in due[stored:]})
-            raise
+            while not recorded:
+                part, last = rounds.next()
+                try:
+                    self._round(wanted, part, record if last else None, rounds)
+                except CompressError as error:
+                    rounds.failed(part, error)
+                else:
+                    recorded = last
+        finally:
+            left = [d for d in due if d.user_idx not in rounds.done]
+            self._note({d.user_idx: d.first for d in left})
+            if wanted:
+                self._setbacks.blame(rounds.blamed(), from_ms(wanted[0].run.at_ms))
 
     def _round(
         self,
         wanted: Sequence[Wanted],
         due: Sequence[Due],
         record: Callable[[Tx], None] | None,
-        *,
-        first: bool,
+        rounds: Rounds,
     ) -> None:
         """Compress some users' segments and store them; the last round also records what the ticks did."""
         started = perf_counter()
@@ -144,15 +168,17 @@ class Refresher:
         reach("tick.compressed")
         seconds = (perf_counter() - started) / max(1, len(wanted))
         status: Status = "running" if record is None else "done"
-        rows = [replace(one.run, seconds=seconds, status=status) for one in wanted]
+        rows = [_run_row(one, rounds, seconds, status) for one in wanted]
         with self._db.transaction() as tx:
             if rows:
-                (runs.add_runs if first else runs.put_runs)(tx, rows)
+                (runs.add_runs if rounds.first else runs.put_runs)(tx, rows)
             if groups:
                 tokens.put_groups(tx, groups, counts={d.user_idx: d.first for d in due})
+                self._setbacks.clear(tx, chains)
             reach("tick.groups")
             if record is not None:
                 record(tx)
+        rounds.succeeded(due)
         reach("tick.stored")
         for user, chain in chains.items():
             self._kept.put(user, chain)
@@ -223,6 +249,14 @@ class Refresher:
         if known is not None:
             return known
         return visibility.users_of_run(self._db, run_id)
+
+
+def _run_row(one: Wanted, rounds: Rounds, seconds: float, status: Status) -> RunRow:
+    """A run as far as it is; users that failed are not part of it."""
+    due = [d for d in one.due if d.user_idx not in rounds.suspects]
+    return replace(
+        one.run, users=len(due), segments=sum(map(len, due)), seconds=seconds, status=status
+    )
 
 
 def _joined(wanted: Sequence[Wanted]) -> list[Due]:

@@ -41,8 +41,8 @@ def running(
 ) -> Iterator[tuple[Scheduler, Counting]]:
     metrics = Counting()
     told = [] if failures is None else failures
-    scheduler = Scheduler(jobs, clock=WallClock(), metrics=metrics, failed=told.append)
-    scheduler.start()
+    scheduler = Scheduler(jobs, clock=WallClock(), metrics=metrics)
+    scheduler.start(told.append)
     try:
         yield scheduler, metrics
     finally:
@@ -136,10 +136,8 @@ def test_stopping_does_not_wait_longer_than_it_is_told():
         started.set()
         go_on.wait(WAIT_S)
 
-    scheduler = Scheduler(
-        [Job("tick", LONG_S, stuck)], clock=WallClock(), metrics=NoMetrics(), failed=lambda _: None
-    )
-    scheduler.start()
+    scheduler = Scheduler([Job("tick", LONG_S, stuck)], clock=WallClock(), metrics=NoMetrics())
+    scheduler.start(lambda _: None)
     scheduler.trigger("tick")
     assert started.wait(WAIT_S)
     assert not scheduler.stop(0.05)

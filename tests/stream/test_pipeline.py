@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from storage.errors import FencedError
 from storage.identities import Identities
 from stream.clock import ManualClock
 from stream.config import EventType
-from stream.errors import ConfigError, DeadShareError
+from stream.errors import ConfigError, DeadShareError, SinkError
 from stream.events import Partition
 from stream.pipeline import Pipeline
 from stream.sinks.jsonl import JsonlSink, read_slates
 from stream.sinks.memory import MemorySink
-from stream.slates import recommendation_id, request_id
+from stream.slates import Slate, recommendation_id, request_id
 from stream.sources.memory import MemorySource
 from tests.stream.support import (
     DAY_MS,
@@ -287,3 +288,27 @@ def test_a_pipeline_that_was_taken_over_can_move_no_position(tmp_path: Path) -> 
         assert (positions.next_offsets(first.db), positions.scored_offsets(first.db)) == before
         second.run()
         assert len(outcome(second, []).rows) == len(LOG)
+
+
+def test_slates_that_a_sink_refused_are_written_by_the_next_answer(tmp_path: Path) -> None:
+    class Refusing(MemorySink):
+        refuse = True
+
+        def write(self, slates: Sequence[Slate]) -> None:
+            if self.refuse:
+                self.refuse = False
+                raise SinkError("the broker is away", retry_after_s=1.0)
+            super().write(slates)
+
+    sink, source = Refusing(), memory_source(LOG)
+    with opened(
+        tmp_path / "a.db", ENGINE, pipeline_config(ENGINE), source=source, sink=sink
+    ) as pipeline:
+        pipeline.resume()
+        pipeline.store(source.poll(len(LOG)))
+        with pytest.raises(SinkError):
+            pipeline.answer()
+        assert positions.scored_offsets(pipeline.db) == {}
+        pipeline.answer()
+        assert positions.scored_offsets(pipeline.db) == {(TOPIC, 0): len(LOG)}
+    assert len({slate.id for slate in sink.slates}) == len(sink.slates) == len(LOG)

@@ -1,0 +1,1 @@
+"""The running process: threads over one pipeline, signals, health pages."""

@@ -1,0 +1,90 @@
+"""Faust's deliveries as the pump of a service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stream.kafka.answering import Answerer
+from stream.kafka.pump import Pump as Deliveries
+from stream.metrics import SCORE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from infra.service.answering import Answering
+    from infra.service.assembling import PumpOf
+    from infra.service.health import Health
+    from stream.config import LiveConfig
+    from stream.kafka.answering import Turn
+    from stream.kafka.config import KafkaConfig
+    from stream.metrics import Metrics
+
+_MS = 1000.0
+
+
+def faust_pump(kafka: KafkaConfig, live: LiveConfig, metrics: Metrics) -> PumpOf:
+    """Return what builds the pump of a service over a broker."""
+
+    def build(answering: Answering, health: Health) -> FaustPump:
+        answerer = Answerer(
+            answering,
+            topic=kafka.interactions_topic,
+            take_max=live.take_max,
+            shed_above=live.shed_above,
+        )
+
+        def turn(done: Turn) -> None:
+            metrics.observe(SCORE_SECONDS, done.stored_s, stage="queue")
+
+        def deliveries(failed: Callable[[BaseException], None]) -> Deliveries:
+            return Deliveries(
+                kafka,
+                answerer,
+                take_max=live.take_max,
+                take_within_s=live.take_within_ms / _MS,
+                fail=failed,
+                on_turn=turn,
+            )
+
+        return FaustPump(deliveries, health)
+
+    return build
+
+
+class FaustPump:
+    """Starts and ends the deliveries with the service.
+
+    Args:
+        deliveries: makes them, given what is told of a failure.
+        health: not ready until partitions are delivered.
+    """
+
+    def __init__(
+        self,
+        deliveries: Callable[[Callable[[BaseException], None]], Deliveries],
+        health: Health,
+    ) -> None:
+        self._make = deliveries
+        self._deliveries: Deliveries | None = None
+        health.check_ready(self._unassigned)
+
+    async def start(self, failed: Callable[[BaseException], None], /) -> None:
+        """Join the group and begin to deliver.
+
+        Raises:
+            BrokerError: the broker cannot be used.
+        """
+        self._deliveries = self._make(failed)
+        await self._deliveries.start()
+
+    def wake(self) -> None:
+        """Do nothing: whoever waits for a batch is told by the pipeline."""
+
+    async def stop(self, timeout_s: float, /) -> bool:
+        """Answer and acknowledge what was delivered; return whether that was done in time."""
+        return self._deliveries is None or await self._deliveries.stop(timeout_s)
+
+    def _unassigned(self) -> str | None:
+        if self._deliveries is not None and self._deliveries.assigned:
+            return None
+        return "not yet: partitions delivered"

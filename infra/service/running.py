@@ -1,0 +1,213 @@
+"""`freshet run` put together from settings: the database, the model, the log, and where slates go."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from infra.asking.app import owner_app, serve
+from infra.asking.sockets import socket_of
+from infra.cli import installed_version
+from infra.databases import creating
+from infra.service.assembling import assemble
+from infra.service.health import Health
+from infra.service.pumping import faust_pump
+from infra.service.refreshing import LOOP as REFRESH
+from infra.telemetry import PrometheusMetrics
+from infra.wiring import (
+    bound_config,
+    checkpoint_of,
+    engine_of,
+    pipeline_config,
+    remember_checkpoint,
+)
+from infra.workers import WorkerCompressor
+from storage.identities import Identities
+from stream.clock import Clock, WallClock
+from stream.errors import SinkError
+from stream.formats.decoder import TopicDecoder
+from stream.kafka.mirror import KafkaMirror
+from stream.kafka.preflight import Access, preflight
+from stream.kafka.sink import KafkaSink
+from stream.kafka.starting import Start, open_source
+from stream.metrics import BUILD_INFO
+from stream.mirroring import Mirroring
+from stream.pipeline import Pipeline
+from stream.sinks.jsonl import JsonlSink
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from infra.service.service import Service
+    from infra.settings import Loaded
+    from model.engine import Engine, SegmentJob, TokenBlock
+    from storage.database import Database
+    from stream.config import LiveConfig
+    from stream.ingest import IngestCounts
+    from stream.kafka.config import KafkaConfig
+    from stream.metrics import Metrics
+    from stream.refresh import Compressor
+    from stream.sinks import Sink
+
+logger = logging.getLogger(__name__)
+Slates = Literal["topic", "file", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What a service reads and writes.
+
+    Attributes:
+        db_path: the shard's database, created if there is none.
+        model_path: checkpoint; None takes the one the database knows, and recent popularity where it knows none.
+        start: where partitions not read before begin.
+        accept_data_loss: go on behind records the log no longer has.
+        slates: where slates go.
+        slates_path: their file, where they go to one.
+        score: whether stored events are answered.
+    """
+
+    db_path: Path
+    model_path: Path | None = None
+    start: Start = "earliest"
+    accept_data_loss: bool = False
+    slates: Slates = "topic"
+    slates_path: Path | None = None
+    score: bool = True
+
+
+def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> Service:
+    """Return the service of a plan, everything opened, nothing started.
+
+    Raises:
+        BrokerError: the broker cannot be used as wanted; nothing was opened.
+        StorageError: the database cannot be opened.
+        MismatchError: model, database and settings contradict each other.
+        SourceError: the log cannot be read on from where the database stands.
+    """
+    clock = clock or WallClock()
+    kafka, live = loaded.settings.kafka, loaded.settings.live
+    metrics, health = PrometheusMetrics(), Health()
+    preflight(kafka, _access(plan, kafka))
+    with ExitStack() as stack:
+        db = stack.enter_context(creating(plan.db_path, loaded))
+        engine = engine_of(db, plan.model_path)
+        worker = _worker(db, engine, plan, live, metrics)
+        if worker is not None:
+            stack.enter_context(closing(worker))
+        source = open_source(
+            db,
+            kafka,
+            TopicDecoder(loaded.settings.formats, kafka.items_topic),
+            start=plan.start,
+            now=clock.now(),
+            accept_data_loss=plan.accept_data_loss,
+        )
+        stack.enter_context(closing(source))
+        sink = _sink(plan, kafka)
+        if sink is not None:
+            stack.enter_context(closing(sink))
+        config = pipeline_config(loaded, engine.config if engine else None, score=plan.score)
+        config = replace(bound_config(db, loaded, config), shards=kafka.shards)
+        pipeline = Pipeline(
+            db=db,
+            identities=Identities.load(db),
+            engine=engine,
+            compressor=None if worker is None else _Beating(worker, health),
+            source=source,
+            sink=sink,
+            config=config,
+            clock=clock,
+            ticks="calls",
+        )
+        mirror = _mirror(db, kafka, stack)
+        version = "" if engine is None else engine.version
+        metrics.set(BUILD_INFO, 1, version=installed_version(), model=version)
+        return assemble(
+            pipeline,
+            source,
+            live=live,
+            clock=clock,
+            metrics=metrics,
+            resources=stack.pop_all(),
+            pump=faust_pump(kafka, live, metrics),
+            after=mirror,
+            interrupt=_nothing if worker is None else worker.close,
+            health=health,
+            sites=[lambda: serve(owner_app(pipeline), socket_of(plan.db_path))],
+        )
+
+
+def _access(plan: RunPlan, kafka: KafkaConfig) -> Access:
+    reads = [topic for topic in (kafka.interactions_topic, kafka.items_topic) if topic]
+    writes = [kafka.slates_topic] if plan.score and plan.slates == "topic" else []
+    writes += [kafka.dead_topic] if kafka.dead_topic else []
+    return Access(reads=tuple(reads), writes=tuple(writes), groups=(kafka.group,))
+
+
+def _worker(
+    db: Database, engine: Engine | None, plan: RunPlan, live: LiveConfig, metrics: Metrics
+) -> WorkerCompressor | None:
+    """What compresses: always another process, so that a backlog cannot slow the answers."""
+    path = checkpoint_of(db, plan.model_path)
+    if engine is None or path is None:
+        return None
+    remember_checkpoint(db, path)
+    return WorkerCompressor(path, deadline_s=live.worker_deadline_s, metrics=metrics)
+
+
+def _sink(plan: RunPlan, kafka: KafkaConfig) -> Sink | None:
+    sink: Sink | None = None
+    if plan.slates_path is not None:
+        sink = JsonlSink(plan.slates_path)
+    elif plan.score and plan.slates == "topic":
+        sink = KafkaSink(kafka)
+    return sink
+
+
+def _mirror(db: Database, kafka: KafkaConfig, stack: ExitStack) -> _DeadLetters | None:
+    if not kafka.dead_topic:
+        return None
+    return _DeadLetters(Mirroring(db, stack.enter_context(closing(KafkaMirror(kafka)))))
+
+
+class _DeadLetters:
+    """Sends bad records on once they are stored; a mirror that is away gets them later."""
+
+    def __init__(self, mirroring: Mirroring) -> None:
+        self._mirroring = mirroring
+        self._behind = True  # of an earlier run
+
+    def __call__(self, counts: IngestCounts) -> None:
+        if not counts.dead and not self._behind:
+            return
+        try:
+            self._mirroring.run()
+        except SinkError as err:
+            if err.retry_after_s is None:
+                raise
+            logger.warning("mirror_away", extra={"error": str(err)})
+            self._behind = True
+        else:
+            self._behind = False
+
+
+def _nothing() -> None:
+    """Nothing has to be interrupted."""
+
+
+class _Beating:
+    """A compressor whose every batch is a turn of the refresh thread."""
+
+    def __init__(self, compressor: Compressor, health: Health) -> None:
+        self._compressor = compressor
+        self._health = health
+
+    def compress(self, jobs: Sequence[SegmentJob]) -> list[TokenBlock]:
+        """Token blocks in the order of the jobs."""
+        blocks = self._compressor.compress(jobs)
+        self._health.beat(REFRESH)
+        return blocks
