@@ -154,12 +154,14 @@ class Answerer:
             for (topic, _), (scored, stored) in waiting.items()
             if topic == self._topic
         )
-        if 0 < self._shed_above < backlog:
-            self._pipeline.answer({key: stored for key, (_, stored) in waiting.items()}, shed=True)
-            return True
-        for upto in _rounds(waiting, limit, self._take_max):
-            self._pipeline.answer(upto)
-        return False
+        shed = 0 < self._shed_above < backlog
+        if shed:  # all that waits, in transactions that memory can hold
+            limit, size = None, max(1, self._shed_above // len(waiting))
+        else:
+            size = self._take_max
+        for upto in _rounds(waiting, limit, size):
+            self._pipeline.answer(upto, shed=shed)
+        return shed
 
 
 def _rounds(

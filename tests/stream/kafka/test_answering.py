@@ -83,12 +83,14 @@ def test_a_stop_ends_the_waiting():
         take(answering, {A: 4})
 
 
-def test_when_too_much_waits_all_of_it_is_answered_at_once_and_shed():
+def test_when_too_much_waits_all_of_it_is_answered_and_shed_in_bounded_steps():
     store = Store({A: 60, B: 50})
     turn = take(answerer(store, take_max=10, shed_above=100), {A: 5})
-    assert store.calls == [({A: 60, B: 50}, True)]
+    assert store.calls == [({A: 50, B: 50}, True), ({A: 60}, True)]
     assert turn.shed
-    assert not take(answerer(store, shed_above=100), {A: 60}).shed
+    assert not store.waiting()
+    store.stored[A] = 100
+    assert not take(answerer(store, shed_above=100), {A: 100}).shed
 
 
 def test_offsets_of_another_topic_are_no_overload():
