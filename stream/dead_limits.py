@@ -128,6 +128,9 @@ def admit(
         rows: its interactions that are good.
         dead: its bad records, those refused by verdict among them.
     """
+    if not dead:
+        limits.count(np.zeros(rows.num_rows + batch.items.num_rows, dtype=np.bool_))
+        return Admitted(batch, rows, [])
     ordered = _in_order(batch, rows, dead)
     passed = limits.count(np.concatenate([bad for _, _, bad in ordered] or [_NONE]))
     if passed is None:

@@ -5,6 +5,7 @@ Verdicts (late, future-dated, duplicate, displaced) are made here, at each recor
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -154,9 +155,9 @@ class Ingest:
         """
         batch = self._fresh(batch)
         table, refused = self._judge.refuse(batch.interactions, self.max_event_ms)
-        admitted = admit(self._limits, batch, table, [*batch.dead, *map(batch.as_found, refused)])
+        limits = copy(self._limits)  # counted once it is stored
+        admitted = admit(limits, batch, table, [*batch.dead, *map(batch.as_found, refused)])
         batch, table, dead_rows = admitted.batch, admitted.rows, admitted.dead
-        self.excess = admitted.excess
         records = ItemRecords(table, batch.items)
         with self._db.transaction() as tx:
             self.fence(tx)
@@ -176,6 +177,7 @@ class Ingest:
             counts.moved = int(self._moved(rows["user_idx"].to_numpy(), rows).sum())
             stored = Stored(rows, batch.items, counts, ends, entries)
             tx.on_commit(lambda: self._advance(ranges, stored))
+        self._limits, self.excess = limits, admitted.excess
         return stored
 
     def end(self) -> None:

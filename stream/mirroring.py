@@ -6,6 +6,7 @@ catches up, and a crash between sending and marking sends again.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from storage import dead_letters
 from storage.faults import reach
 from stream.dead_rows import letters_of
+from stream.errors import SinkError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from storage.records import PartitionKey
     from stream.events import DeadLetter
 
+logger = logging.getLogger(__name__)
 MARKS_KEY = "dead_mirrored"
 """Meta key: per partition the offset after the last dead letter that was sent, as [topic, part, offset]."""
 _BATCH = 500
@@ -53,6 +56,23 @@ class Mirroring:
             db.get_meta(MARKS_KEY) or b"[]", type=list[tuple[str, int, int]]
         )
         self._marks: dict[PartitionKey, int] = {(topic, part): off for topic, part, off in stored}
+        self._behind = True  # what an earlier process stored may not have been sent
+
+    def keep_up(self, dead: int) -> None:
+        """Send what is missing after a batch with so many bad records was stored.
+
+        A mirror that is away is logged and made up for by a later call; a call waits for it, so a thread
+        that must not wait leaves this to another one.
+        """
+        if not (dead or self._behind):
+            return
+        try:
+            self.run()
+        except SinkError as err:
+            logger.warning("mirror_away", extra={"error": str(err)})
+            self._behind = True
+        else:
+            self._behind = False
 
     def run(self) -> int:
         """Send what was stored since the last call, or was never sent; returns how many letters.

@@ -97,7 +97,7 @@ class Decoder:
             append_ts_ms: when the log took each, ms since the epoch; None or a time outside
                 1970..2199 where it does not know.
         """
-        times = None if append_ts_ms is None else [_known(ms) for ms in append_ts_ms]
+        times = None if append_ts_ms is None else _known(list(append_ts_ms))
         found = Originals(
             partition=partition,
             offs=offsets,
@@ -106,9 +106,8 @@ class Decoder:
             headers=headers,
             append_ts=times,
         )
-        count = len(values)
-        taken = times if self._config.append_time and times is not None else [None] * count
-        work = _Work(found, list(taken))
+        known = times if self._config.append_time and times is not None else [None] * len(values)
+        work = _Work(found, list(known))
         decoded = self._decoded(work)
         return self._columns.build(found, decoded, work.fallback)
 
@@ -266,9 +265,12 @@ class TopicDecoder:
         return decoder.decode(partition, offsets, values, keys, headers, append_ts_ms)
 
 
-def _known(append_ms: int | None) -> int | None:
-    """Return an append time that a table can hold; producers may set any number, brokers -1."""
-    return append_ms if append_ms is not None and MIN_TS_MS <= append_ms < MAX_TS_MS else None
+def _known(append_ts_ms: list[int | None]) -> list[int | None]:
+    """Return append times, None for what a table can not hold: producers may set any number, brokers -1."""
+    given = [ms for ms in append_ts_ms if ms is not None]
+    if not given or (min(given) >= MIN_TS_MS and max(given) < MAX_TS_MS):
+        return append_ts_ms
+    return [ms if ms is not None and MIN_TS_MS <= ms < MAX_TS_MS else None for ms in append_ts_ms]
 
 
 def _number(value: datetime, unit: str) -> int:

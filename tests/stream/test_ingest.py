@@ -93,6 +93,22 @@ def _fail(tx: Tx, *args: object, **more: object) -> None:
     raise RuntimeError
 
 
+def test_bad_records_count_against_the_limits_once_they_are_stored(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest = ingest_of(db, replace(CONFIG, max_dead_run=3))
+    batch = batch_of(b"{", b"{")
+    with monkeypatch.context() as patched:
+        patched.setattr(positions, "append", _fail)
+        with pytest.raises(RuntimeError):
+            ingest.store(batch, now=NOW)
+    ingest.store(batch, now=NOW)
+    assert ingest.excess is None
+    ingest.store(batch_of(b"{", b"{", first=2), now=NOW)
+    assert ingest.excess is not None
+    assert (ingest.excess.dead, ingest.next_offsets[TOPIC, 0]) == (3, 3)
+
+
 def test_records_delivered_again_change_nothing(db: Database) -> None:
     ingest = ingest_of(db)
     events = [event("u", f"i{n}", START_MS + n) for n in range(4)]

@@ -92,3 +92,22 @@ def test_a_crash_before_the_mark_sends_again(db: Database) -> None:
         faults.install(None)
     assert Mirroring(db, taken).run() == 1
     assert len(taken.letters) == 2
+
+
+def test_keeping_up_makes_up_for_a_mirror_that_was_away(
+    db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = Taken()
+    store(db, letter(0, 5))
+    mirroring = Mirroring(db, taken)
+    taken.away = True
+    mirroring.keep_up(0)  # what was stored before the process started
+    assert [record.message for record in caplog.records] == ["mirror_away"]
+    taken.away = False
+    mirroring.keep_up(0)
+    assert len(taken.letters) == 1
+    store(db, letter(0, 6))
+    mirroring.keep_up(0)  # nobody said that there is one
+    assert len(taken.letters) == 1
+    mirroring.keep_up(1)
+    assert [one.off for one in taken.letters] == [5, 6]
