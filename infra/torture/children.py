@@ -84,6 +84,10 @@ class Running(Protocol):
         """Send SIGKILL."""
         ...
 
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        ...
+
 
 class Starter:
     """Starts `freshet` command lines as processes of their own.
@@ -117,16 +121,8 @@ class Starter:
         Raises:
             TimeoutError: it hangs.
         """
-        for path in (self._errors, self._trace):
-            path.unlink(missing_ok=True)
-        self._errors.touch()
-        self._trace.touch()
-        for path in (self._errors, self._trace):
-            path.chmod(0o666)  # also for a process without rights
-        given = {TRACE_VARIABLE: str(self._trace)} | ({FAULT_VARIABLE: str(fuse)} if fuse else {})
         started = perf_counter()
-        start = _Cold if self._cold else self._warm
-        running: Running = start(argv, given, self._errors, limits or Limits())
+        running = self.start(argv, fuse=fuse, limits=limits)
         code = running.wait(_HANG_S if kill_after_s is None else kill_after_s)
         if code is None and kill_after_s is not None:
             running.kill()
@@ -134,15 +130,33 @@ class Starter:
         if code is None:
             running.kill()
             raise TimeoutError(f"`freshet {' '.join(argv)}` still runs after {_HANG_S:.0f} s")
+        return self.ended(code, perf_counter() - started)
+
+    def start(
+        self, argv: Sequence[str], *, fuse: Fuse | None = None, limits: Limits | None = None
+    ) -> Running:
+        """Start one command line; output and trace of the one before are forgotten."""
+        for path in (self._errors, self._trace):
+            path.unlink(missing_ok=True)
+        self._errors.touch()
+        self._trace.touch()
+        for path in (self._errors, self._trace):
+            path.chmod(0o666)  # also for a process without rights
+        given = {TRACE_VARIABLE: str(self._trace)} | ({FAULT_VARIABLE: str(fuse)} if fuse else {})
+        start = _Cold if self._cold else self._warm
+        return start(argv, given, self._errors, limits or Limits())
+
+    def ended(self, code: int, wall_s: float) -> Ended:
+        """Return how the last started process ended, from its exit code and what it left behind."""
         passed = [point for _, point in self.trace()]
         error = self._errors.read_text(errors="replace")
-        return Ended(code, error, passed[-1] if passed else None, perf_counter() - started)
+        return Ended(code, error, passed[-1] if passed else None, wall_s)
 
     def trace(self) -> list[tuple[float, str]]:
         """Return (seconds, point) of everything the last process passed."""
         lines = self._trace.read_text().splitlines()
         pairs = (line.split(" ", 1) for line in lines)
-        return [(float(at), point) for at, point in pairs]
+        return [(float(at), point) for at, point in pairs]  # whole lines: each is one write
 
     def _warm(
         self, argv: Sequence[str], given: Mapping[str, str], errors: Path, limits: Limits
@@ -162,6 +176,9 @@ class _Warm:
 
     def kill(self) -> None:
         self._process.kill()
+
+    def terminate(self) -> None:
+        self._process.terminate()
 
 
 class _Cold:
@@ -187,6 +204,9 @@ class _Cold:
 
     def kill(self) -> None:
         self._process.kill()
+
+    def terminate(self) -> None:
+        self._process.terminate()
 
 
 def _child(argv: list[str], given: dict[str, str], errors: Path, limits: Limits) -> None:

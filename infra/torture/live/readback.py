@@ -1,0 +1,130 @@
+"""A second opinion on what a broker's log holds: librdkafka, which no other part of freshet uses."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from time import monotonic
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from infra.errors import MissingExtraError
+from stream.slates import decode_slate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from types import ModuleType
+
+    from confluent_kafka import Consumer, Message
+
+    from stream.slates import Slate
+
+_QUIET_S = 60.0
+_TAKE = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One committed record of a topic.
+
+    Attributes:
+        part: partition.
+        off: offset.
+        key: as sent.
+        value: as sent.
+        headers: as sent.
+        at_ms: when the log took it, or what the producer said of that; ms since the epoch.
+    """
+
+    part: int
+    off: int
+    key: bytes | None
+    value: bytes | None
+    headers: Mapping[str, bytes]
+    at_ms: int
+
+
+def librdkafka() -> ModuleType:
+    """Return the module `confluent_kafka`.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return import_module("confluent_kafka")
+    except ImportError as err:
+        raise MissingExtraError(
+            "a second opinion on the broker needs confluent-kafka: pip install 'freshet[dev]'"
+        ) from err
+
+
+def read_back(bootstrap: str, topic: str) -> Iterator[Record]:
+    """Yield every committed record of a topic, from its first to the end it has now, by partition as they come.
+
+    Raises:
+        MissingExtraError: confluent-kafka is not installed.
+        TimeoutError: nothing came for a minute.
+    """
+    kafka = librdkafka()
+    with _consumer(kafka, bootstrap) as consumer:
+        found = consumer.list_topics(topic, timeout=_QUIET_S).topics[topic]
+        waiting = set(found.partitions)
+        consumer.assign([kafka.TopicPartition(topic, part, 0) for part in waiting])
+        quiet_at = monotonic() + _QUIET_S
+        while waiting:
+            messages = consumer.consume(_TAKE, timeout=1.0)
+            if messages:
+                quiet_at = monotonic() + _QUIET_S
+            elif monotonic() > quiet_at:
+                raise TimeoutError(f"{topic}: nothing more came for {_QUIET_S:.0f} s")
+            for message in messages:
+                if message.error() is None:
+                    yield _record(message)
+                elif message.error().code() == kafka.KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+                    waiting.discard(message.partition())
+
+
+def read_slates(bootstrap: str, topic: str) -> Iterator[tuple[Record, Slate]]:
+    """Yield every slate of a topic with the record it came in."""
+    for record in read_back(bootstrap, topic):
+        yield record, decode_slate(record.value or b"")
+
+
+def copy_slates(bootstrap: str, topic: str, path: Path) -> int:
+    """Write the values of a topic as lines and return how many there are."""
+    written = 0
+    with path.open("wb") as file:
+        for record in read_back(bootstrap, topic):
+            file.write((record.value or b"") + b"\n")
+            written += 1
+    return written
+
+
+@contextmanager
+def _consumer(kafka: ModuleType, bootstrap: str) -> Iterator[Consumer]:
+    consumer = kafka.Consumer({
+        "bootstrap.servers": bootstrap,
+        "group.id": f"readback-{uuid4().hex}",
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "auto.offset.reset": "earliest",
+    })
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def _record(message: Message) -> Record:
+    _, at_ms = message.timestamp()
+    return Record(
+        part=message.partition(),
+        off=message.offset(),
+        key=message.key(),
+        value=message.value(),
+        headers=dict(message.headers() or ()),
+        at_ms=at_ms,
+    )
