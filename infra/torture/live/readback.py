@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 from infra.errors import MissingExtraError
 from stream.slates import decode_slate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
     from types import ModuleType
 
@@ -34,7 +34,6 @@ class Record:
         off: offset.
         key: as sent.
         value: as sent.
-        headers: as sent.
         at_ms: when the log took it, or what the producer said of that; ms since the epoch.
     """
 
@@ -42,7 +41,6 @@ class Record:
     off: int
     key: bytes | None
     value: bytes | None
-    headers: Mapping[str, bytes]
     at_ms: int
 
 
@@ -121,10 +119,9 @@ def _consumer(kafka: ModuleType, bootstrap: str) -> Iterator[Consumer]:
 def _record(message: Message) -> Record:
     _, at_ms = message.timestamp()
     return Record(
-        part=message.partition(),
-        off=message.offset(),
-        key=message.key(),
-        value=message.value(),
-        headers=dict(message.headers() or ()),
+        part=cast("int", message.partition()),
+        off=cast("int", message.offset()),
+        key=cast("bytes | None", message.key()),
+        value=cast("bytes | None", message.value()),
         at_ms=at_ms,
     )

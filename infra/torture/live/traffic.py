@@ -7,7 +7,7 @@ import re
 import threading
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from infra.torture.live.readback import librdkafka
 
@@ -174,7 +174,8 @@ class Traffic:
             if error is not None:
                 self.sent.failed += 1
                 return
-            held[message.topic(), message.partition(), message.offset()] = line
+            place = (message.topic(), message.partition(), message.offset())
+            held[cast("Place", place)] = line
 
         item = _ITEM_RECORD.search(line) is not None
         topic = self._topics.items if item else self._topics.interactions
