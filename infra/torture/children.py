@@ -154,9 +154,9 @@ class Starter:
 
     def trace(self) -> list[tuple[float, str]]:
         """Return (seconds, point) of everything the last process passed."""
-        lines = self._trace.read_text().splitlines()
+        lines = self._trace.read_text().rpartition("\n")[0].splitlines()  # it may be growing
         pairs = (line.split(" ", 1) for line in lines)
-        return [(float(at), point) for at, point in pairs]  # whole lines: each is one write
+        return [(float(at), point) for at, point in pairs]
 
     def _warm(
         self, argv: Sequence[str], given: Mapping[str, str], errors: Path, limits: Limits

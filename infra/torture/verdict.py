@@ -102,7 +102,7 @@ class Remains:
 
 def remains(left: Left) -> Remains:
     """Read what a run left."""
-    with reading(left.db, load(environ=_environ())) as db, db.snapshot() as at:
+    with reading(left.db, load(environ=plain_environ())) as db, db.snapshot() as at:
         version = active(at)
         ends, scored = positions.next_offsets(at), positions.scored_offsets(at)
         return Remains(
@@ -155,7 +155,7 @@ def compared(ours: Remains, theirs: Remains) -> list[Check]:
                 "doubled": len(doubled),
                 "not in the log": len(foreign),
             },
-            _first(sorted(lost) + sorted(doubled) + sorted(foreign)),
+            first_places(sorted(lost) + sorted(doubled) + sorted(foreign)),
         ),
         _equal("counts per partition", ours.totals, theirs.totals),
         _equal("interactions", ours.interactions, theirs.interactions),
@@ -164,7 +164,7 @@ def compared(ours: Remains, theirs: Remains) -> list[Check]:
             "torn groups",
             not torn,
             {"token groups": ours.groups, "kinds of damage": len(torn)},
-            _first(torn),
+            first_places(torn),
         ),
         _equal("token bytes", ours.tokens, theirs.tokens),
         _equal("journal", ours.journal, theirs.journal),
@@ -173,13 +173,13 @@ def compared(ours: Remains, theirs: Remains) -> list[Check]:
             "all answered",
             not ours.unanswered,
             {"partitions with stored rows unanswered": len(ours.unanswered)},
-            _first(ours.unanswered),
+            first_places(ours.unanswered),
         ),
         Check(
             "doctor",
             not broken,
             {"rules checked": len(ours.findings), "broken": len(broken)},
-            _first(broken),
+            first_places(broken),
         ),
     ]
 
@@ -197,11 +197,11 @@ def slates_agree(expected: Left, found: Left) -> Check:
             "repeats held against their first": report.repeats,
             "differences": report.counts.total(),
         },
-        _first(examples),
+        first_places(examples),
     )
 
 
-def _environ() -> dict[str, str]:
+def plain_environ() -> dict[str, str]:
     """This process's variables without those of the settings: a check reads any database alike."""
     return {name: text for name, text in os.environ.items() if not name.startswith("FRESHET_")}
 
@@ -225,7 +225,7 @@ def _equal(name: str, ours: object, theirs: object) -> Check:
     return Check(name, ours == theirs, places=places, text=text)
 
 
-def _first(places: Sequence[object]) -> str:
+def first_places(places: Sequence[object]) -> str:
     """Return the first few places as text, empty without any."""
     shown = ", ".join(str(place) for place in places[:3])
     more = f" and {len(places) - 3} more" if len(places) > 3 else ""

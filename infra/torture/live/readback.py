@@ -78,9 +78,10 @@ def read_back(bootstrap: str, topic: str) -> Iterator[Record]:
             elif monotonic() > quiet_at:
                 raise TimeoutError(f"{topic}: nothing more came for {_QUIET_S:.0f} s")
             for message in messages:
-                if message.error() is None:
+                error = message.error()
+                if error is None:
                     yield _record(message)
-                elif message.error().code() == kafka.KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+                elif error.code() == kafka.KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
                     waiting.discard(message.partition())
 
 
@@ -121,7 +122,7 @@ def _record(message: Message) -> Record:
     return Record(
         part=cast("int", message.partition()),
         off=cast("int", message.offset()),
-        key=cast("bytes | None", message.key()),
-        value=cast("bytes | None", message.value()),
+        key=message.key(),
+        value=message.value(),
         at_ms=at_ms,
     )
