@@ -56,7 +56,7 @@ class Serving:
     def page(self, name: str) -> str | None:
         """Return a health page, None while there is none."""
         try:
-            with urlopen(f"http://127.0.0.1:{self._port}/{name}", timeout=_PAGE_S) as answer:  # noqa: S310
+            with urlopen(f"http://127.0.0.1:{self._port}/{name}", timeout=_PAGE_S) as answer:
                 text: str = answer.read().decode()
                 return text
         except (OSError, HTTPException):
