@@ -19,7 +19,7 @@ COMMA := ,
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: help install install-dev demo test broker torture check lint format layers types quality synthetic bench reference clean
+.PHONY: help install install-dev demo test broker torture torture-kafka check lint format layers types quality synthetic bench reference clean
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ broker: $(VENV)/.installed-live  ## start a real Kafka broker to play with (Java
 
 torture: $(VENV)/.installed-report  ## kill a replay 60 times, break its disk and files, compare what is left (minutes)
 	@$(BIN)/freshet torture $(ARGS)
+
+torture-kafka: $(VENV)/.installed-dev  ## kill a running service 24 times and its broker twice, balance the books (minutes)
+	@$(BIN)/freshet torture-kafka $(ARGS)
 
 check: format-check lint layers types test  ## everything that .ci/run runs
 

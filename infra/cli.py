@@ -44,6 +44,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "topics": ("topics", "Make the topics of the live path."),
     "produce": ("produce", "Send a log file to the topics, at a rate or as it was recorded."),
     "lag": ("lag", "Print how far every partition is read."),
+    "torture-kafka": (
+        "torture_kafka",
+        "Kill a running service and its broker again and again, then balance the books.",
+    ),
     "broker": ("broker", "Start a Kafka broker of one's own to play with."),
     "config": ("config", "Show the settings and where each value comes from."),
 }

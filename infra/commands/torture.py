@@ -80,7 +80,7 @@ def command(
         if log is None or model_path is None
         else (log, model_path, items_path, columns, config_file)
     )
-    with _folder(folder) as work, progress("torture", kills, quiet=as_json) as advance:
+    with work_folder(folder) as work, progress("torture", kills, quiet=as_json) as advance:
         report = torture_all(
             work,
             kills=kills,
@@ -91,15 +91,11 @@ def command(
             cold=cold,
             on_step=lambda done, note: advance(done, kills, note),
         )
-    if as_json:
-        print_json({**asdict(report), "ok": report.ok, "reason": report.reason})
-    else:
-        _print(report)
-    return ExitCode.OK if report.ok else ExitCode.FOUND
+    return show(report, as_json=as_json, rounds="passes", against="a run left alone")
 
 
 @contextmanager
-def _folder(given: Path | None) -> Iterator[Path]:
+def work_folder(given: Path | None) -> Iterator[Path]:
     """Yield an empty folder: a temporary one, or one that stays."""
     if given is None:
         with tempfile.TemporaryDirectory(prefix="freshet-torture-") as name:
@@ -112,7 +108,23 @@ def _folder(given: Path | None) -> Iterator[Path]:
     yield work
 
 
-def _print(report: Report) -> None:
+def show(report: Report, *, as_json: bool, rounds: str, against: str) -> ExitCode:
+    """Print a report and return the exit code it calls for.
+
+    Args:
+        report: what was found.
+        as_json: one document instead of tables.
+        rounds: what its rounds are called.
+        against: what the checks compare with.
+    """
+    if as_json:
+        print_json({**asdict(report), "ok": report.ok, "reason": report.reason})
+    else:
+        _print(report, rounds, against)
+    return ExitCode.OK if report.ok else ExitCode.FOUND
+
+
+def _print(report: Report, rounds: str, against: str) -> None:
     out = console()
     most = max(report.classes.values(), default=1) or 1
     rows = [
@@ -125,12 +137,12 @@ def _print(report: Report) -> None:
         for kind, n in report.classes.items()
     ]
     title = (
-        f"{report.kills} kills in {report.rounds} passes over {report.records:,} records"
+        f"{report.kills} kills in {report.rounds} {rounds} over {report.records:,} records"
         f" (seed {report.seed}); where they died"
     )
     out.print(table(title, ["class", "kills", "", "points"], rows, right=["kills"]))
     checks = [("ok" if check.ok else "FAIL", check.name, check.detail) for check in report.checks]
-    out.print(table("after every pass, against a run left alone", ["", "check", "found"], checks))
+    out.print(table(f"what is left, against {against}", ["", "check", "found"], checks))
     if report.faults:
         met = [
             (

@@ -104,13 +104,17 @@ class Traffic:
             self._stopping.wait(0.02)
         return True
 
+    def end(self) -> None:
+        """Send no more."""
+        self._stopping.set()
+
     def stop(self) -> Sent:
         """Send no more, wait until the broker has said what became of everything, and return it.
 
         Raises:
             RuntimeError: the producer failed, or the broker did not answer.
         """
-        self._stopping.set()
+        self.end()
         self._thread.join(_PATIENCE_S)
         if self._error is not None:
             raise RuntimeError(f"the producer failed: {self._error}") from self._error
