@@ -19,10 +19,10 @@ COMMA := ,
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: help install install-dev demo test broker torture torture-kafka check lint format layers types quality synthetic bench reference clean
+.PHONY: help install install-dev demo test broker live-demo torture torture-kafka check lint format layers types quality synthetic bench reference clean
 
 help:  ## print this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.created:
 	@found=""; \
@@ -83,6 +83,9 @@ test: $(VENV)/.installed-dev  ## run the tests on two workers, with coverage and
 
 broker: $(VENV)/.installed-live  ## start a real Kafka broker to play with (Java 17; Maven fetches it once)
 	@$(BIN)/freshet broker $(ARGS)
+
+live-demo: $(VENV)/.installed-live  ## a broker, a service, a producer: watch slates arrive, count everything (a minute; Java 17)
+	@$(BIN)/freshet live-demo $(ARGS)
 
 torture: $(VENV)/.installed-report  ## kill a replay 60 times, break its disk and files, compare what is left (minutes)
 	@$(BIN)/freshet torture $(ARGS)

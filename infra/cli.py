@@ -48,6 +48,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "torture_kafka",
         "Kill a running service and its broker again and again, then balance the books.",
     ),
+    "live-demo": (
+        "live_demo",
+        "A broker, a service, a producer on this machine; slates arrive and are counted.",
+    ),
     "broker": ("broker", "Start a Kafka broker of one's own to play with."),
     "config": ("config", "Show the settings and where each value comes from."),
 }

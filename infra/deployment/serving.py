@@ -72,13 +72,14 @@ class Serving:
         )
 
     def figures(self) -> Mapping[str, float]:
-        """Return the sum of each metric over its labels."""
+        """Return every series of the metrics page, and the sum of each metric over its labels."""
         found: dict[str, float] = {}
         for line in (self.page("metrics") or "").splitlines():
             if line and not line.startswith("#"):
-                name, _, value = line.rpartition(" ")
-                plain = name.partition("{")[0]
-                found[plain] = found.get(plain, 0.0) + float(value)
+                series, _, value = line.rpartition(" ")
+                name = series.partition("{")[0]
+                found[name] = found.get(name, 0.0) + float(value)
+                found[series] = float(value)
         return found
 
     def caught_up(self, ends: Ends) -> bool:

@@ -72,11 +72,19 @@ class Tail:
 
     def rest(self) -> list[Seen]:
         """Return everything up to where the topic ends now."""
-        ends = self._consumer.end_offsets(self._places)
+        ends = self.ends()
         seen: list[Seen] = []
-        while any(self._consumer.position(place) < end for place, end in ends.items()):
+        while any(
+            self._consumer.position(place) < ends[place.topic, place.partition]
+            for place in self._places
+        ):
             seen += self.poll()
         return seen
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """Return per topic and partition the offset after the last record."""
+        found = self._consumer.end_offsets(self._places)
+        return {(place.topic, place.partition): end for place, end in found.items()}
 
     def close(self) -> None:
         """Disconnect."""

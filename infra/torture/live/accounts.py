@@ -15,7 +15,7 @@ from stream.diff import diff
 from stream.slates import decode_slate, recommendation_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from infra.torture.live.traffic import Place, Sent, Topics
     from infra.torture.world import Left
@@ -90,9 +90,9 @@ def read_log(bootstrap: str, topics: Topics) -> Log:
     return found
 
 
-def read_answers(bootstrap: str, topic: str) -> Answers:
-    """Return the slates of a topic; a later one of the same id must be the same slate."""
-    slates = [decode_slate(record.value or b"") for record in read_back(bootstrap, topic)]
+def answers_of(values: Iterable[bytes | None]) -> Answers:
+    """Return the slates in what a topic holds; a later one of the same id must be the same slate."""
+    slates = [decode_slate(value or b"") for value in values]
     repeats = diff(slates, ())
     changed = [f"{one.id}: {one.detail}" for one in repeats.examples if one.kind == "repeat"]
     return Answers({slate.id: slate for slate in slates}, repeats.repeats, changed)
@@ -120,6 +120,13 @@ def balance(log: Log, sent: Sent, books: Books, answers: Answers) -> list[Check]
         _once_each(log, books),
         _acknowledged(log, sent),
         _raw(log, books),
+        *answered(books, answers),
+    ]
+
+
+def answered(books: Books, answers: Answers) -> list[Check]:
+    """Return whether every event that calls for a slate has one, or is accounted for, and repeats repeat."""
+    return [
         _answered(books, answers),
         Check(
             "repeats are the same slate",

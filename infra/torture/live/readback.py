@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 from infra.errors import MissingExtraError
-from stream.slates import decode_slate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from types import ModuleType
 
     from confluent_kafka import Consumer, Message
 
-    from stream.slates import Slate
 
 _QUIET_S = 60.0
 _TAKE = 5_000
@@ -83,22 +80,6 @@ def read_back(bootstrap: str, topic: str) -> Iterator[Record]:
                     yield _record(message)
                 elif error.code() == kafka.KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
                     waiting.discard(message.partition())
-
-
-def read_slates(bootstrap: str, topic: str) -> Iterator[tuple[Record, Slate]]:
-    """Yield every slate of a topic with the record it came in."""
-    for record in read_back(bootstrap, topic):
-        yield record, decode_slate(record.value or b"")
-
-
-def copy_slates(bootstrap: str, topic: str, path: Path) -> int:
-    """Write the values of a topic as lines and return how many there are."""
-    written = 0
-    with path.open("wb") as file:
-        for record in read_back(bootstrap, topic):
-            file.write((record.value or b"") + b"\n")
-            written += 1
-    return written
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from infra.broker.process import Broker
 from infra.deployment.serving import DeploymentError
 from infra.deployment.site import INTERACTIONS, ITEMS, SLATES, Site, free_port
 from infra.torture.children import Starter
-from infra.torture.live.accounts import balance, read_answers, read_books, read_log, same_log
+from infra.torture.live.accounts import answers_of, balance, read_books, read_log, same_log
 from infra.torture.live.lives import Stage, Tally, finish, live_and_die
 from infra.torture.live.plan import CLASSES, plan
-from infra.torture.live.readback import copy_slates, librdkafka
+from infra.torture.live.readback import librdkafka, read_back
 from infra.torture.live.traffic import Topics, Traffic
 from infra.torture.report import Report
 from infra.torture.verdict import Check, slates_agree
@@ -143,8 +143,9 @@ def _tortured(
     ended = finish(stage, lambda: _ends(log), _ticks, _CATCH_UP_S)
     live = left_in(folder / "live")
     on_step(tally.kills, "reading back")
-    copy_slates(site.bootstrap, SLATES, live.slates)
-    checks = balance(log, sent, read_books(live), read_answers(site.bootstrap, SLATES))
+    copied = [record.value for record in read_back(site.bootstrap, SLATES)]
+    live.slates.write_bytes(b"".join((value or b"") + b"\n" for value in copied))
+    checks = balance(log, sent, read_books(live), answers_of(copied))
     checks += [
         Check("broker killed and started again", tally.outages > 0, {"times": tally.outages}),
         Check("the last service drains", ended.code == 0, {"exit code": ended.code}),
