@@ -36,7 +36,7 @@ _ITEMS_SHOWN = 5
 )  # fmt: skip
 @click.option(
     "--events", type=click.IntRange(min=1), default=3_000, show_default=True,
-    help="Interactions sent after that at a steady rate.",
+    help="Interactions sent after that at a steady rate, at least.",
 )  # fmt: skip
 @click.option(
     "--rate", type=click.FloatRange(min=1), default=100.0, show_default=True,
@@ -44,7 +44,7 @@ _ITEMS_SHOWN = 5
 )  # fmt: skip
 @click.option(
     "--segments", type=click.IntRange(min=0), default=100, show_default=True,
-    help="So many must have been compressed before the last slate.",
+    help="So many must have been compressed while slates were written.",
 )  # fmt: skip
 @click.option("--folder", type=ANY_PATH, help="Work here, in a new folder, and keep it.")
 @click.option("--quiet", is_flag=True, help="No live table.")

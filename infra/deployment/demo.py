@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from infra import shipped
 from infra.broker.process import Broker
 from infra.deployment.counting import Watched, counted
 from infra.deployment.serving import DeploymentError, Serving
-from infra.deployment.site import INTERACTIONS, SLATES, Site, free_port
+from infra.deployment.site import INTERACTIONS, ITEMS, SLATES, Site, free_port
 from infra.torture.children import Starter
 from infra.torture.world import left_in
 from stream.clock import WallClock, to_ms
@@ -27,7 +28,7 @@ from stream.kafka.tail import Tail
 from stream.slates import decode_slate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from infra.deployment.counting import DemoCounts
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from stream.slates import Slate
 
 _PARTITIONS = 4
-_READY_S, _SETTLE_S = 120.0, 180.0
+_READY_S, _SETTLE_S, _STEADY_S = 120.0, 180.0, 180.0
+_RENEWED = 50
+"""Slates with new tokens to wait for."""
 _SETTINGS: dict[str, object] = {
     "stream.lateness_ms": 0,  # the shipped log is in time order, the lines of a basket share their time
     "stream.visit_gap_ms": 0,
@@ -53,9 +56,9 @@ class DemoPlan:
     Attributes:
         users: the busiest ones of the shipped log take part.
         history: of each, so many interactions are sent at once ...
-        events: ... and then this many of all of them at a steady rate.
+        events: ... and then at least this many of all of them at a steady rate, until enough was compressed.
         rate: that rate, records a second.
-        segments: so many must have been compressed before it ends.
+        segments: so many must have been compressed while slates were written.
         malformed: share of records spoiled on purpose.
     """
 
@@ -79,6 +82,7 @@ class Look:
         answered: slates written.
         segments: segments compressed.
         slates: the newest ones on the topic, newest last.
+        renewed: slates on the topic that read tokens.
     """
 
     phase: str = "starting"
@@ -88,6 +92,7 @@ class Look:
     answered: int = 0
     segments: int = 0
     slates: list[Slate] = field(default_factory=list)
+    renewed: int = 0
 
 
 def live_demo(folder: Path, plan: DemoPlan, on_look: Callable[[Look], None]) -> DemoCounts:
@@ -133,6 +138,7 @@ class _Stage:
         self.tail = tail
         self.seen: list[Seen] = []
         self.look = Look()
+        self.failed = 0
         self._on_look = on_look
 
     def watch(self) -> None:
@@ -144,56 +150,75 @@ class _Stage:
         def figure(name: str, before: int) -> int:
             return int(figures.get(f"freshet_{name}", before))  # no page, no news
 
-        newest = [decode_slate(one.value or b"") for one in came[-_SHOWN:]]
-        look.slates = [*look.slates, *newest][-_SHOWN:]
+        slates = [decode_slate(one.value or b"") for one in came]
+        look.slates = [*look.slates, *slates][-_SHOWN:]
+        look.renewed += sum(slate.coverage.groups > 0 for slate in slates)
         look.stored = figure('ingest_records_total{outcome="interaction"}', look.stored)
         look.dead = figure('ingest_records_total{outcome="dead"}', look.dead)
         look.answered = figure("slates_total", look.answered)
         look.segments = figure("compress_segments_total", look.segments)
         self._on_look(look)
 
-    def produce(self, phase: str, log: Path, *more: str) -> Mapping[str, float]:
-        """Send a log while watching; return what `produce` counted."""
+    def produce(
+        self, phase: str, sending: list[str], enough: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Send something to its end, or until there is enough of it, while watching."""
         self.look.phase = phase
-        sending = _started(self.site.produce(log, *more, "--json"))
-        while sending.poll() is None:
+        deadline = monotonic() + _STEADY_S
+        producing = _started([*sending, "--json"])
+        while producing.poll() is None:
             self.watch()
-        counts = _answer(sending)
+            if enough() or monotonic() > deadline:
+                producing.send_signal(signal.SIGINT)  # it stops, and counts
+        counts = _answer(producing)
         self.look.produced += int(counts["acknowledged"])
-        return counts
+        self.failed += int(counts["failed"])
 
-    def settle(self, segments: int) -> None:
-        """Wait until everything is stored and answered and enough was compressed."""
+    def settle(self) -> None:
+        """Wait until everything is stored and answered."""
         self.look.phase = "waiting until all is answered"
-        with Tail(KafkaConfig(bootstrap_servers=self.site.bootstrap), INTERACTIONS) as log:
-            ends = log.ends()
-        deadline = monotonic() + _SETTLE_S
+        ends = {}
+        for topic in (INTERACTIONS, ITEMS):
+            with self.following(topic) as log:
+                ends |= log.ends()
 
         def settled() -> bool:
             self.watch()
-            enough = self.look.segments >= segments or monotonic() > deadline
-            return enough and self.service.caught_up(ends)
+            return self.service.caught_up(ends)
 
-        self.service.wait_until(settled, 2 * _SETTLE_S, "answering everything")
+        self.service.wait_until(settled, _SETTLE_S, "answering everything")
+
+    def following(self, topic: str) -> Tail:
+        """Return a tail of a topic."""
+        return Tail(KafkaConfig(bootstrap_servers=self.site.bootstrap), topic)
 
 
 def _driven(stage: _Stage, plan: DemoPlan, before: Path, after: Path) -> Watched:
-    """Send both parts, wait, stop the service."""
+    """Send everything, wait, stop the service."""
+    site, look = stage.site, stage.look
     spoiled = ("--malformed", str(plan.malformed))
-    items = ("--items", str(shipped.ITEMS))
     stage.service.wait_until(lambda: bool(stage.service.figures()), _READY_S, "starting")
-    first = stage.produce("histories, as fast as they go", before, *items, *spoiled)
-    steady_ms = to_ms(WallClock().now())
+    stage.produce("the catalog", site.produce("--items", str(shipped.ITEMS)))
+    stage.settle()
+    stage.produce("histories, as fast as they go", site.produce("--log", str(before), *spoiled))
+    stage.settle()
+    steady_ms, wanted = to_ms(WallClock().now()), look.stored + plan.events
+
+    def enough() -> bool:
+        ready = look.segments >= plan.segments and look.renewed >= _RENEWED
+        return ready and look.stored >= wanted
+
     pace = ("--rate", str(plan.rate), "--seed", "1")
-    second = stage.produce("live, at a steady rate", after, *pace, *spoiled)
-    stage.settle(plan.segments)
+    steady = site.produce("--log", str(after), *pace, *spoiled)
+    stage.produce(f"live, {plan.rate:g} a second", steady, enough)
+    stage.settle()
     ended = stage.service.terminate()
     stage.seen += stage.tail.rest()
-    with Tail(KafkaConfig(bootstrap_servers=stage.site.bootstrap), INTERACTIONS) as log:
+    with stage.following(INTERACTIONS) as log:
         records = log.rest()
     return Watched(
-        produced=int(first["acknowledged"] + second["acknowledged"]),
-        failed=int(first["failed"] + second["failed"]),
+        produced=look.produced,
+        failed=stage.failed,
         steady_ms=steady_ms,
         records=records,
         slates=stage.seen,
@@ -216,7 +241,7 @@ def _slices(folder: Path, plan: DemoPlan) -> tuple[Path, Path]:
         left[np.flatnonzero(users == user)[: -plan.history]] = False
     parts = {
         folder / "histories.parquet": early.filter(pa.array(left)),
-        folder / "live.parquet": events.filter(pc.greater_equal(events["ts"], cut))[: plan.events],
+        folder / "live.parquet": events.filter(pc.greater_equal(events["ts"], cut)),
     }
     for path, table in parts.items():
         pq.write_table(table, path)

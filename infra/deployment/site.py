@@ -46,9 +46,9 @@ class Site:
         names = ["--db", str(self.db), "--model", str(self.model), "--from", "earliest"]
         return self._with_settings("run", *names, *more)
 
-    def produce(self, log: Path, *more: str) -> list[str]:
-        """Return the command line that sends a log."""
-        return self._with_settings("produce", "--log", str(log), *more)
+    def produce(self, *what: str) -> list[str]:
+        """Return the command line that sends a log or items."""
+        return self._with_settings("produce", *what)
 
     def export(self, out: Path) -> list[str]:
         """Return the command line that writes all records of the log to a file."""
