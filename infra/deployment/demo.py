@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from infra.deployment.counting import DemoCounts
+    from infra.deployment.serving import Ends
     from stream.kafka.tail import Seen
     from stream.slates import Slate
 
@@ -177,7 +178,7 @@ class _Stage:
     def settle(self) -> None:
         """Wait until everything is stored and answered."""
         self.look.phase = "waiting until all is answered"
-        ends = {}
+        ends: Ends = {}
         for topic in (INTERACTIONS, ITEMS):
             with self.following(topic) as log:
                 ends |= log.ends()

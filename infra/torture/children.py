@@ -105,6 +105,7 @@ class Starter:
         self._context.set_forkserver_preload([
             "infra.cli",
             "infra.commands.replay",
+            "infra.commands.run",
             "infra.torture.children",
         ])
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _USERS = 16
 _PARTITIONS = 4
 _CATCH_UP_S = 300.0
-_SETTINGS: dict[str, object] = {
+SETTINGS: dict[str, object] = {
     "stream.max_batch_records": 64,
     "stream.lateness_ms": 60_000,
     "stream.visit_gap_ms": 1_800_000,
@@ -94,7 +94,7 @@ def torture_live(
             bootstrap=broker.bootstrap,
             model=world.model,
             port=free_port(),
-            settings=_SETTINGS,
+            settings=SETTINGS,
         )
         try:
             log, checks = _tortured(folder, what, world, site, broker, tally, on_step)

@@ -66,10 +66,18 @@ class Traffic:
         topics: where records go.
         rate: records a second.
         seed: which lots are transactions, and which of those are taken back.
+        transactions: whether there are any.
     """
 
     def __init__(
-        self, log: Path, bootstrap: str, topics: Topics, *, rate: float, seed: int
+        self,
+        log: Path,
+        bootstrap: str,
+        topics: Topics,
+        *,
+        rate: float,
+        seed: int,
+        transactions: bool = True,
     ) -> None:
         self._kafka = librdkafka()
         self._lines = log.read_bytes().splitlines()
@@ -77,6 +85,7 @@ class Traffic:
         self._rate = rate
         self._draw = random.Random(seed)  # noqa: S311 - a plan, not a secret
         self._plain = _producer(self._kafka, bootstrap)
+        self._share = _IN_TRANSACTION if transactions else 0.0
         self._transactional = _producer(self._kafka, bootstrap, transactional=f"torture-{seed}")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
@@ -87,7 +96,8 @@ class Traffic:
 
     def start(self) -> None:
         """Begin to send."""
-        self._transactional.init_transactions(_PATIENCE_S)
+        if self._share:
+            self._transactional.init_transactions(_PATIENCE_S)
         self._thread.start()
 
     @property
@@ -139,7 +149,7 @@ class Traffic:
             yield self._lines[at : at + _LOT]
 
     def _send(self, lot: Sequence[bytes]) -> None:
-        transaction = self._draw.random() < _IN_TRANSACTION
+        transaction = self._draw.random() < self._share
         take_back = self._draw.random() < _TAKEN_BACK
         if not transaction:
             for line in lot:

@@ -1,0 +1,52 @@
+"""Bad records on a live log: a few are kept aside, a flood stops the service."""
+
+import re
+
+from infra.exits import ExitCode
+from tests.infra.live.conftest import READY_S, ends_of, query
+
+
+def _spoiled(lines, every):
+    """Return the good lines with every so many of them cut off in the middle, and how many those are."""
+    good = [
+        line for line in lines if re.fullmatch(rb'\{"user_id":"u.*"event_id":"e[0-9]+"\}', line)
+    ]
+    bad = [
+        line[: len(line) // 2] if number % every == 0 else line for number, line in enumerate(good)
+    ]
+    return bad, len(good[::every])
+
+
+def test_one_bad_record_in_twenty_costs_no_good_one(deployment):
+    lines, bad = _spoiled(deployment.lines(), 20)
+    site = deployment.site()
+    service = deployment.start(site)
+    sent = deployment.send(lines)
+    service.wait_until(lambda: service.caught_up(ends_of(sent)), READY_S, "storing")
+    assert service.terminate().code == ExitCode.OK
+    rows = query(deployment.left(), "SELECT topic, part, off FROM rows_all")
+    dead = query(deployment.left(), "SELECT topic, part, off, raw FROM dead_letters")
+    assert len(dead) == bad
+    assert len(rows) == len(lines) - bad
+    places = {(row["topic"], row["part"], row["off"]) for row in [*rows, *dead]}
+    assert places == sent.keys()
+    assert all(sent[row["topic"], row["part"], row["off"]] == row["raw"] for row in dead)
+
+
+def test_nothing_but_bad_records_stops_the_service_and_all_that_was_read_is_kept(deployment):
+    lines, _ = _spoiled(deployment.lines(), 1)
+    sent = deployment.send(lines * 2)
+    service = deployment.start(deployment.site())
+    ended = service.wait(READY_S)
+    assert ended is not None
+    assert ended.code == ExitCode.DEAD_LETTERS, ended.error
+    found = query(
+        deployment.left(),
+        "SELECT p.topic, p.part, p.next_off, d.n FROM"
+        " (SELECT topic, part, max(next_off) AS next_off FROM position_ranges GROUP BY ALL) p"
+        " LEFT JOIN (SELECT topic, part, count(*) AS n FROM dead_letters GROUP BY ALL) d"
+        " ON d.topic = p.topic AND d.part = p.part WHERE p.next_off > 0",
+    )
+    assert sum(row["n"] for row in found) >= 1_000
+    assert all(row["n"] == row["next_off"] for row in found), "what was passed is a dead letter"
+    assert sum(row["n"] for row in found) < len(sent), "it stopped before the end"
