@@ -97,7 +97,7 @@ def torture_live(
             settings=SETTINGS,
         )
         try:
-            log, checks = _tortured(folder, what, world, site, broker, tally, on_step)
+            log = _tortured(folder, what, world, site, broker, tally, checks, on_step)
         except (DeploymentError, TimeoutError, RuntimeError) as error:
             failure = str(error)
     planned = {death.kind for death in plan(what.kills, what.seed)}
@@ -122,8 +122,10 @@ def _tortured(
     site: Site,
     broker: Broker,
     tally: Tally,
+    checks: list[Check],
     on_step: Callable[[int, str], None],
-) -> tuple[Log, list[Check]]:
+) -> Log:
+    """Let services die, let the last one catch up, then fill in the checks; return the log."""
     topics = Topics(INTERACTIONS, ITEMS)
     starter = Starter(folder, cold=what.cold)
     _done(starter, site.topics(_PARTITIONS))
@@ -145,13 +147,14 @@ def _tortured(
     on_step(tally.kills, "reading back")
     copied = [record.value for record in read_back(site.bootstrap, SLATES)]
     live.slates.write_bytes(b"".join((value or b"") + b"\n" for value in copied))
-    checks = balance(log, sent, read_books(live), answers_of(copied))
+    checks += balance(log, sent, read_books(live), answers_of(copied))
     checks += [
         Check("broker killed and started again", tally.outages > 0, {"times": tally.outages}),
         Check("the last service drains", ended.code == 0, {"exit code": ended.code}),
     ]
     on_step(tally.kills, "replaying its log")
-    return log, checks + _replayed(folder, site, starter, live)
+    checks += _replayed(folder, site, starter, live)
+    return log
 
 
 def _replayed(folder: Path, site: Site, starter: Starter, live: Left) -> list[Check]:

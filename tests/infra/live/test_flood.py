@@ -6,11 +6,14 @@ from infra.exits import ExitCode
 from tests.infra.live.conftest import READY_S, ends_of, query
 
 
+_GOOD = re.compile(
+    rb'\{"user_id":"u\d+","item_id":"i\d+","event_type":"\w+","ts":\d+,"event_id":"e\d+"\}'
+)
+
+
 def _spoiled(lines, every):
     """Return the good lines with every so many of them cut off in the middle, and how many those are."""
-    good = [
-        line for line in lines if re.fullmatch(rb'\{"user_id":"u.*"event_id":"e[0-9]+"\}', line)
-    ]
+    good = [line for line in lines if _GOOD.fullmatch(line)]
     bad = [
         line[: len(line) // 2] if number % every == 0 else line for number, line in enumerate(good)
     ]
