@@ -12,7 +12,7 @@ from infra.output import progress
 from infra.torture.live.plan import FEWEST
 from infra.torture.live.report import LiveTorture, torture_live
 
-_EVENTS_PER_KILL = 2_000
+_EVENTS_PER_KILL = 10_000
 
 
 @click.command("torture-kafka")
@@ -24,7 +24,7 @@ _EVENTS_PER_KILL = 2_000
     "--seed", default=0, show_default=True, help="The same seed makes the same plan and log."
 )
 @click.option(
-    "--rate", type=click.FloatRange(min=1), default=150.0, show_default=True,
+    "--rate", type=click.FloatRange(min=1), default=100.0, show_default=True,
     help="Records sent a second while services live and die.",
 )  # fmt: skip
 @click.option(

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 BACKLOG = 400
 """Records that wait for a service that is to die while it catches up."""
 _LIFE_S = 25.0
-"""A service that was not hit after so long is killed where it stands."""
+"""A service that was not hit so long after its first batch is killed where it stands."""
 _RANDOM_S = 6.0
 _READY_S = 90.0
 _MISSES = 4
 _CHECKPOINT_MS = 4.0
-_WATCH_S = 0.001
+_WATCH_S, _LOOK_S = 0.001, 0.1
 
 
 @dataclass(slots=True)
@@ -142,12 +142,21 @@ def _life(stage: Stage, death: Death, tally: Tally) -> tuple[Ended, bool]:
         service.wait_until(lambda: service.passed("ingest.commit") > 0, _READY_S, "a first batch")
         sleep(death.moment * _RANDOM_S)
         return service.kill(), True
-    ended = service.wait(_LIFE_S)
+    ended = _burnt(service)
     if ended is None:
         return service.kill(), False
     if not ended.killed:
         raise DeploymentError(f"the service ends by itself, code {ended.code}: {ended.said}")
     return ended, not fuse.delay_ms or _inside_checkpoint(stage.starter)
+
+
+def _burnt(service: Serving) -> Ended | None:
+    """Return how a service with a fuse ended, None if it lives on."""
+    deadline = monotonic() + _READY_S
+    while not service.passed("ingest.commit") and monotonic() < deadline:
+        if (ended := service.wait(_LOOK_S)) is not None:
+            return ended
+    return service.wait(_LIFE_S)
 
 
 def _start(stage: Stage, fuse: Fuse | None) -> Serving:

@@ -5,7 +5,6 @@ import re
 from infra.exits import ExitCode
 from tests.infra.live.conftest import READY_S, ends_of, query
 
-
 _GOOD = re.compile(
     rb'\{"user_id":"u\d+","item_id":"i\d+","event_type":"\w+","ts":\d+,"event_id":"e\d+"\}'
 )
