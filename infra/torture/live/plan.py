@@ -73,12 +73,13 @@ class Death:
 def plan(kills: int, seed: int) -> list[Death]:
     """Return the deaths in their order: what a whole run must have, then every class in turn.
 
-    With fewer than that, every class gets one, in turn.
+    With fewer than that, every class gets one, in turn, those of `LEAST` first.
     """
     draw = random.Random(seed)  # noqa: S311 - a plan, not a secret
-    kinds = [kind for kind in CLASSES for _ in range(LEAST.get(kind, 1) if kills >= FEWEST else 1)]
+    order = sorted(CLASSES, key=lambda kind: kind not in LEAST)
+    kinds = [kind for kind in order for _ in range(LEAST.get(kind, 1) if kills >= FEWEST else 1)]
     while len(kinds) < kills:
-        kinds.append(list(CLASSES)[len(kinds) % len(CLASSES)])
+        kinds.append(order[len(kinds) % len(order)])
     kinds = kinds[:kills]
     draw.shuffle(kinds)
     made = dict.fromkeys(CLASSES, 0)
