@@ -52,7 +52,7 @@ class Site:
 
     def export(self, out: Path) -> list[str]:
         """Return the command line that writes all records of the log to a file."""
-        return self._with_settings("export-log", str(out))
+        return self._with_settings("export-log", "--out", str(out), "--quiet")
 
     def replay(self, log: Path, db: Path, *more: str) -> list[str]:
         """Return the command line that replays an exported log into another database."""
