@@ -82,6 +82,11 @@ class Serving:
                 found[series] = float(value)
         return found
 
+    @property
+    def ready(self) -> bool:
+        """Whether it says that it works."""
+        return self.page("readyz") is not None
+
     def caught_up(self, ends: Ends) -> bool:
         """Whether everything below these offsets is stored and answered."""
         stored, answered = self.positions()

@@ -183,7 +183,8 @@ def _inside_checkpoint(starter: Starter) -> bool:
 def _through_outage(stage: Stage, death: Death, tally: Tally) -> Ended:
     """Kill the broker under a service; the service dies before the broker is back, or goes on by itself."""
     service = _start(stage, None)
-    service.wait_until(lambda: service.passed("ingest.commit") > 0, _READY_S, "a first batch")
+    service.wait_until(lambda: service.ready, _READY_S, "being ready")
+    service.wait_until(lambda: service.passed("sink.written") > 1, _READY_S, "first slates")
     stage.broker.kill()
     tally.outages += 1
     sleep(death.moment)
