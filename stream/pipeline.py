@@ -151,7 +151,7 @@ class Pipeline:
 
     def load(self, source: Source) -> int:
         """Store everything a source holds without scoring it (an items file); returns the records read."""
-        self.answer()
+        self._catch_up()
         known = {p: self.ingest.next_offsets.get((p.topic, p.part), 0) for p in source.partitions()}
         source.seek({p: off for p, off in known.items() if off})
         records = 0
@@ -173,11 +173,15 @@ class Pipeline:
             known = set(self._source.partitions())
             stored = self.ingest.next_offsets.items()
             self._source.seek({Partition(*k): off for k, off in stored if Partition(*k) in known})
+        self._catch_up()
+        self._passage.make_up()
+
+    def _catch_up(self) -> None:
+        """Answer what a run before this one stored and did not answer."""
         if self.waiting():
             reach("catchup.begin")
             self.answer()
             reach("catchup.answered")
-        self._passage.make_up()
 
     def answer(
         self, upto: Mapping[PartitionKey, int] | None = None, *, shed: bool = False
