@@ -157,7 +157,7 @@ def pipeline_config(
         rotate_rows=settings.database.rotate_rows,
         max_runs=settings.database.max_runs,
         slate_log=settings.database.slate_log,
-        shards=settings.kafka.shards,
+        refuse_moved=settings.kafka.shards > 1,
     )
 
 
@@ -261,6 +261,10 @@ def replaying(
         engine = None if plan.model_path is None else load_engine(plan.model_path)
         config = pipeline_config(loaded, engine.config if engine else None, score=plan.score)
         files = stack.enter_context(closing(open_log(plan.log, loaded)))
+        if isinstance(
+            files, FileSource
+        ):  # one partition: users of another log have no place in its order
+            config = replace(config, refuse_moved=True)
         source: Source = files
         if plan.until_ms is not None:
             source = BoundedSource(source, plan.until_ms)

@@ -295,7 +295,8 @@ class PipelineConfig:
         rotate_rows: interactions in the hot table that trigger a rotation into a sorted run.
         max_runs: sorted runs that trigger a merge.
         slate_log: newest slates kept in the database; 0 keeps none.
-        shards: processes that share the log's users, each with its own partitions and database.
+        refuse_moved: whether an event from another partition than its user's first stops the run, as it must where
+            another shard or another log may hold the rest of the user; otherwise it is counted.
     """
 
     stream: StreamConfig = field(default_factory=StreamConfig)
@@ -305,4 +306,4 @@ class PipelineConfig:
     rotate_rows: int = 200_000
     max_runs: int = 16
     slate_log: int = 0
-    shards: int = 1
+    refuse_moved: bool = False

@@ -9,7 +9,7 @@ StreamError
 │   └── RepartitionedError the topic's partitions, or this shard's, are not those the database was built from
 ├── JournalError           a recorded journal cannot be read, or is of another log
 ├── DeadShareError         too many bad records, by share or in a row: the run stops
-├── PartitionMovedError    with several shards, a user's events come from a second partition
+├── PartitionMovedError    a user's events come from a second partition, and shards or logs may not share users
 ├── CompressError          due segments could not be compressed; nothing of them was stored
 ├── EvaluationError        a log or target file cannot be evaluated as asked
 │   └── LeakageError       the figures would cover events the model was fitted on
@@ -75,7 +75,7 @@ class DeadShareError(StreamError):
 
 
 class PartitionMovedError(StreamError):
-    """With several shards, a user's events come from a second partition: another shard may hold the rest."""
+    """A user's events come from a second partition: another shard, or another log, may hold the rest."""
 
 
 class CompressError(StreamError):

@@ -89,10 +89,10 @@ class Ingest:
         config: StreamConfig,
         rule: SegmentRule,
         *,
-        shards: int = 1,
+        refuse_moved: bool = False,
     ) -> None:
         self._db = db
-        self._shards = shards
+        self._refuses_moved = refuse_moved
         self._epoch: int | None = None
         self._ids = identities
         self._config = config
@@ -149,8 +149,8 @@ class Ingest:
 
         Raises:
             GapError: the batch starts beyond the stored position.
-            PartitionMovedError: with several shards, an event comes from another partition than its user's
-                earlier ones; with one shard it is counted.
+            PartitionMovedError: an event comes from another partition than its user's earlier ones, and that is
+                not to be counted only.
             FencedError: a later pipeline has taken over.
         """
         batch = self._fresh(batch)
@@ -218,7 +218,7 @@ class Ingest:
         """The rows to append, with internal ids and verdicts."""
         ts = table["ts"]
         users = self._ids.assign_users(tx, table["user_id"], table["topic"], table["part"], ts)
-        if self._shards > 1:
+        if self._refuses_moved:
             self._refuse_moved(table, users)
         item_idx = records.assign(tx, self._ids)
         verdicts = self._judge.rows(tx, table, users, self.max_event_ms)

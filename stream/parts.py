@@ -92,7 +92,7 @@ def build(
     With `patient` a user that cannot be compressed is left out of a tick, which ends it otherwise.
     """
     rule = SegmentRule(config.refresh.segment_len, config.refresh.r_min)
-    ingest = Ingest(db, identities, config.stream, rule, shards=config.shards)
+    ingest = Ingest(db, identities, config.stream, rule, refuse_moved=config.refuse_moved)
     cut = _standing(db, ingest.cut(), config.stream.lateness_ms)
     shared = Shared(db, identities, engine, cut)
     scorer = _scorer(db, identities, engine, shared, config)

@@ -109,8 +109,8 @@ class Pipeline:
 
         Raises:
             GapError: the batch starts beyond the stored position.
-            PartitionMovedError: with several shards, an event comes from another partition than its user's
-                earlier ones.
+            PartitionMovedError: an event comes from another partition than its user's earlier ones, and the
+                configuration refuses that.
             FencedError: a later pipeline has taken over.
         """
         now, announced = self._clock.now(), self._passage.announces

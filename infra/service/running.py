@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -111,7 +111,7 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
         if sink is not None:
             stack.enter_context(closing(sink))
         config = pipeline_config(loaded, engine.config if engine else None, score=plan.score)
-        config = replace(bound_config(db, loaded, config), shards=kafka.shards)
+        config = bound_config(db, loaded, config)
         pipeline = Pipeline(
             db=db,
             identities=Identities.load(db),

@@ -32,8 +32,8 @@ def db(tmp_path: Path) -> Iterator[Database]:
         yield opened
 
 
-def ingest_of(db: Database, config: StreamConfig = CONFIG, *, shards: int = 1) -> Ingest:
-    return Ingest(db, Identities.load(db), config, SegmentRule(4, 4), shards=shards)
+def ingest_of(db: Database, config: StreamConfig = CONFIG, *, refuse_moved: bool = False) -> Ingest:
+    return Ingest(db, Identities.load(db), config, SegmentRule(4, 4), refuse_moved=refuse_moved)
 
 
 def batch_of(*records: Event | bytes, part: int = 0, first: int = 0) -> EventBatch:
@@ -157,7 +157,7 @@ def test_watermarks_move_forward_only_and_outlive_the_process(db: Database) -> N
 def test_with_several_shards_a_user_in_a_second_partition_stops_before_anything_is_stored(
     db: Database,
 ) -> None:
-    ingest = ingest_of(db, shards=2)
+    ingest = ingest_of(db, refuse_moved=True)
     users = [f"u{n}" for n in range(5)]
     ingest.store(batch_of(*(event(user, "i", START_MS) for user in users)), now=NOW)
     events = [event(user, "new", START_MS + 1) for user in ("v", *reversed(users), "u4")]
@@ -180,7 +180,7 @@ def test_a_user_in_two_partitions_of_one_batch_is_noticed(db: Database) -> None:
     for part in (0, 1):
         source.append(Partition(TOPIC, part), encode(event("u", "i", START_MS + part)))
     with pytest.raises(PartitionMovedError, match=r"'u' \(log\[0\], now log\[1\]\) come"):
-        ingest_of(db, shards=2).store(source.poll(10), now=NOW)
+        ingest_of(db, refuse_moved=True).store(source.poll(10), now=NOW)
     assert stored(db) == []
 
 
