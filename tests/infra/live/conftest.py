@@ -51,15 +51,16 @@ class Deployment:
     def left(self, name: str = "live") -> Left:
         return left_in(self.folder / name)
 
-    def starter(self, site: Site) -> Starter:
-        return Starter(site.db.parent)
+    def starter(self) -> Starter:
+        self.sites += 1
+        return Starter(self.left(f"process{self.sites}").folder)
 
     def run(self, *argv: str) -> Ended:
         """Run a command to its end."""
-        return Starter(self.left("commands").folder).run(argv)
+        return self.starter().run(argv)
 
     def start(self, site: Site, *more: str, **how: object) -> Serving:
-        service = Serving(self.starter(site), site.run(*more), site.port, **how)
+        service = Serving(self.starter(), site.run(*more), site.port, **how)
         self.services.append(service)
         return service
 
