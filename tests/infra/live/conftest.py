@@ -8,10 +8,10 @@ from uuid import uuid4
 import pytest
 
 from infra.databases import reading
+from infra.deployment.children import Ended, Starter
 from infra.deployment.serving import Serving
 from infra.deployment.site import Site, free_port
 from infra.settings import load
-from infra.torture.children import Ended, Starter
 from infra.torture.live.report import SETTINGS
 from infra.torture.live.traffic import Place, Topics, Traffic
 from infra.torture.verdict import plain_environ
