@@ -19,8 +19,8 @@ from infra.output import console, print_json, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from infra.deployment.counting import DemoCounts
-    from infra.deployment.demo import Look
+    from infra.live_demo.counting import DemoCounts
+    from infra.live_demo.flow import Look
 
 _ITEMS_SHOWN = 5
 
@@ -67,7 +67,7 @@ def command(
 
     Needs Java 17 for the broker.
     """
-    from infra.deployment.demo import DemoPlan, live_demo  # noqa: PLC0415 - loads the model
+    from infra.live_demo.flow import DemoPlan, live_demo  # noqa: PLC0415 - loads the model
 
     plan = DemoPlan(users=users, history=history, events=events, rate=rate, segments=segments)
     with work_folder(folder) as work, _shown(quiet=quiet or as_json) as on_look:

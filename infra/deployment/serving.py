@@ -14,8 +14,8 @@ from infra.errors import InfraError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from infra.deployment.children import Ended, Limits, Running, Starter
     from infra.fuse import Fuse
-    from infra.torture.children import Ended, Limits, Running, Starter
 
 _POLL_S = 0.05
 _PAGE_S = 5.0

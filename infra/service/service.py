@@ -86,11 +86,19 @@ class Service:
     def run(self) -> None:
         """Work until a signal or a failure.
 
+        The event loop is closed only when everything has ended: closing it waits for every task, and one that
+        holds on to events it may not acknowledge never ends.
+
         Raises:
             KeyboardInterrupt: a second signal came.
             BaseException: what ended a thread.
         """
-        asyncio.run(self._main())
+        runner = asyncio.Runner()
+        try:
+            runner.run(self._main())
+        finally:
+            if self.clean:
+                runner.close()
 
     def stop(self) -> None:
         """End as a first signal would; from any thread."""

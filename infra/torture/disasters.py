@@ -22,7 +22,7 @@ from infra.wiring import ReplayPlan, replaying
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from infra.torture.children import Ended, Limits, Starter
+    from infra.deployment.children import Ended, Limits, Starter
     from infra.torture.world import World
 
 _SLATE_ROOM = 1 << 16

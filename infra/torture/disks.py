@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.torture.children import Limits
+from infra.deployment.children import Limits
 
 _ROOM = "64m"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TypeAlias
 
+from infra.deployment.children import Starter
 from infra.torture import damage, disasters
-from infra.torture.children import Starter
 from infra.torture.disasters import Fault, Scene
 from infra.torture.plan import CLASSES, plan
 from infra.torture.rounds import Tally, TortureError, torture, uninterrupted

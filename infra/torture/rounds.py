@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 
-from infra.torture.children import Ended, Starter
+from infra.deployment.children import Ended, Starter
 from infra.torture.plan import CLASSES, Kill, died_inside
 from infra.torture.verdict import Check, Standard, standard, verdict
 from infra.torture.world import Left, World, left_in

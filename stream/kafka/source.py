@@ -86,8 +86,10 @@ class KafkaSource:
         if self._held:
             self._consumer.resume(*self._consumer.assignment())
             self._held = False
-        batch = self._batch(self._fetch(max_records, timeout_s))
-        self._watch.polled(self.progress)
+        fetched = self._fetch(max_records, timeout_s)
+        batch = self._batch(fetched)
+        full = sum(map(len, fetched.values())) >= max_records
+        self._watch.polled(self.progress, full=full)
         return batch
 
     def hold(self) -> None:

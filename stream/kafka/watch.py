@@ -76,13 +76,20 @@ class Watch:
         self._behind.clear()
         self._heard = self._clock()
 
-    def polled(self, progress: Mapping[Partition, Progress]) -> None:
+    def polled(self, progress: Mapping[Partition, Progress], *, full: bool = False) -> None:
         """Compare with what was seen before.
+
+        Args:
+            progress: how far every partition was read.
+            full: the poll returned as many records as it may: partitions without one wait for their turn, and a
+                large backlog of the others may take longer than a stall.
 
         Raises:
             StalledError: a partition has readable records and does not move.
             BrokerError: the broker has been gone for longer than allowed.
         """
+        if full:
+            self.rest()
         now = self._clock()
         self._polls += 1
         still = self._still(progress, now)

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from infra.deployment.children import Limits
 from infra.torture import disks
-from infra.torture.children import Limits
 
 
 @pytest.fixture

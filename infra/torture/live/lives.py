@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from infra.broker.process import Broker
+    from infra.deployment.children import Ended, Starter
     from infra.deployment.serving import Ends
     from infra.deployment.site import Site
     from infra.fuse import Fuse
-    from infra.torture.children import Ended, Starter
     from infra.torture.live.traffic import Traffic
 
 BACKLOG = 400

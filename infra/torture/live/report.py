@@ -9,9 +9,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from infra.broker.process import Broker
+from infra.deployment.children import Starter
 from infra.deployment.serving import DeploymentError
 from infra.deployment.site import INTERACTIONS, ITEMS, SLATES, Site, free_port
-from infra.torture.children import Starter
 from infra.torture.live.accounts import answers_of, balance, read_books, read_log, same_log
 from infra.torture.live.lives import Stage, Tally, finish, live_and_die
 from infra.torture.live.plan import CLASSES, plan

@@ -8,10 +8,10 @@ from uuid import uuid4
 import pytest
 
 from infra.databases import reading
+from infra.deployment.children import Ended, Starter
 from infra.deployment.serving import Serving
 from infra.deployment.site import Site, free_port
 from infra.settings import load
-from infra.torture.children import Ended, Starter
 from infra.torture.live.report import SETTINGS
 from infra.torture.live.traffic import Place, Topics, Traffic
 from infra.torture.verdict import plain_environ
@@ -51,15 +51,16 @@ class Deployment:
     def left(self, name: str = "live") -> Left:
         return left_in(self.folder / name)
 
-    def starter(self, site: Site) -> Starter:
-        return Starter(site.db.parent)
+    def starter(self) -> Starter:
+        self.sites += 1
+        return Starter(self.left(f"process{self.sites}").folder)
 
     def run(self, *argv: str) -> Ended:
         """Run a command to its end."""
-        return Starter(self.left("commands").folder).run(argv)
+        return self.starter().run(argv)
 
     def start(self, site: Site, *more: str, **how: object) -> Serving:
-        service = Serving(self.starter(site), site.run(*more), site.port, **how)
+        service = Serving(self.starter(), site.run(*more), site.port, **how)
         self.services.append(service)
         return service
 

@@ -1,5 +1,7 @@
 """What a running service does when the log has dropped records, the disk is full, or its worker dies."""
 
+from contextlib import suppress
+
 from kafka import KafkaAdminClient, TopicPartition
 
 from infra.exits import ExitCode
@@ -39,29 +41,40 @@ def test_records_dropped_while_stopped_are_seen_refused_and_accepted_on_request(
     assert stored_places.keys() == wanted - gone
 
 
+def _fill(folder):
+    """Write a file until there is no room for another block."""
+    with suppress(OSError), (folder / "ballast").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
 def test_a_full_disk_stops_the_service_and_nothing_is_lost(deployment):
     lines = deployment.lines()
     site = deployment.site("full")
-    with disk(deployment.left("full").folder, size=3 << 20) as full:
+    with disk(deployment.left("full").folder, size=8 << 20) as full:
         service = deployment.start(site, limits=full.limits)
-        sent = {}
-        for number in range(40):
-            unique = [line.replace(b'"e', b'"r%d-e' % number) for line in lines]
+        sent = deployment.send(lines[:200])
+        service.wait_until(lambda: service.caught_up(ends_of(sent)), READY_S, "storing")
+        if full.mounted:
+            _fill(full.folder)
+        for number in range(20):  # where files are limited instead, it takes more records
+            unique = [line.replace(b'"e', b'"r%d-e' % number) for line in lines[200:]]
             sent |= deployment.send(unique)
-            if service.wait(0.0) is not None:
+            if service.wait(1.0) is not None:
                 break
         ended = service.wait(READY_S)
         assert ended is not None, "the disk never filled up"
         assert ended.code == ExitCode.NO_ROOM, ended.error
+        (full.folder / "ballast").unlink(missing_ok=True)
         full.free()
         service = deployment.start(site)
-        service.wait_until(lambda: service.caught_up(ends_of(sent)), 3 * READY_S, "resuming")
+        service.wait_until(lambda: service.caught_up(ends_of(sent)), 2 * READY_S, "resuming")
         assert service.terminate().code == ExitCode.OK
         found = remains(deployment.left("full"))
-        topic = deployment.topics.interactions
-        assert found.places.keys() == {place for place in sent if place[0] == topic}
-        assert max(found.places.values()) == 1
-        assert not [check for check in found.findings if not check.ok]
+    topic = deployment.topics.interactions
+    assert found.places.keys() == {place for place in sent if place[0] == topic}
+    assert max(found.places.values()) == 1
+    assert not [check for check in found.findings if not check.ok]
 
 
 def test_workers_that_die_delay_tokens_and_lose_none(deployment):

@@ -25,12 +25,12 @@ class Polls:
         self.asked += 1
         return self.ends
 
-    def run(self, seconds: int, *, moving: Partition | None = None) -> None:
+    def run(self, seconds: int, *, moving: Partition | None = None, full: bool = False) -> None:
         for _ in range(seconds):
             self.now += 1
             if moving is not None:
                 self.progress[moving] = Progress(self.progress[moving].position + 1, None)
-            self.watch.polled(self.progress)
+            self.watch.polled(self.progress, full=full)
 
 
 def test_a_log_that_was_read_to_its_end_is_seldom_asked_about() -> None:
@@ -92,6 +92,16 @@ def test_time_without_polls_is_no_stall() -> None:
     polls.run(1)
     polls.now += 600
     polls.run(1)
+
+
+def test_a_partition_that_waits_while_polls_are_full_is_not_stalled() -> None:
+    """The backlog of the others comes first; the partition's turn is counted from when it is over."""
+    polls = Polls()
+    polls.progress[A], polls.ends = Progress(5, 9), {A: 9, B: 100_000}
+    polls.run(300, moving=B, full=True)
+    polls.run(19, moving=B)
+    with pytest.raises(StalledError, match=r"log\[0\]"):
+        polls.run(60, moving=B)
 
 
 def test_what_was_held_on_purpose_is_no_stall() -> None:

@@ -106,7 +106,7 @@ class Starter:
             "infra.cli",
             "infra.commands.replay",
             "infra.commands.run",
-            "infra.torture.children",
+            "infra.deployment.children",
         ])
 
     def run(

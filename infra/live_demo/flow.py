@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 
 from infra import shipped
 from infra.broker.process import Broker
-from infra.deployment.counting import Watched, counted
+from infra.deployment.children import Starter
 from infra.deployment.serving import DeploymentError, Serving
 from infra.deployment.site import INTERACTIONS, ITEMS, SLATES, Site, free_port
-from infra.torture.children import Starter
+from infra.live_demo.counting import Watched, counted
 from infra.torture.world import left_in
 from stream.clock import WallClock, to_ms
 from stream.kafka.config import KafkaConfig
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from infra.deployment.counting import DemoCounts
     from infra.deployment.serving import Ends
+    from infra.live_demo.counting import DemoCounts
     from stream.kafka.tail import Seen
     from stream.slates import Slate
 
