@@ -166,11 +166,14 @@ class _Stage:
         """Send something to its end, or until there is enough of it, while watching."""
         self.look.phase = phase
         deadline = monotonic() + _STEADY_S
-        producing = _started([*sending, "--json"])
+        producing, stopped = _started([*sending, "--json"]), False
         while producing.poll() is None:
             self.watch()
-            if enough() or monotonic() > deadline:
-                producing.send_signal(signal.SIGINT)  # it stops, and counts
+            if not stopped and (enough() or monotonic() > deadline):
+                stopped = True
+                producing.send_signal(
+                    signal.SIGINT
+                )  # it stops, and counts; a second one would kill it
         counts = _answer(producing)
         self.look.produced += int(counts["acknowledged"])
         self.failed += int(counts["failed"])
