@@ -160,7 +160,8 @@ def replay(
     if not (everything or source or reason or part is not None or off is not None):
         raise click.UsageError("choose which ones (--reason, --source, --part, --off), or --all")
     with live_extra():
-        from stream.kafka.mirror import RecordProducer, is_whole, produced_again  # noqa: PLC0415
+        from stream.kafka.mirror import is_whole, produced_again  # noqa: PLC0415
+        from stream.kafka.producer import RecordProducer  # noqa: PLC0415
     loaded = read_settings(config_file, assignments)
     chosen = Wanted(
         topic=source, part=part, off=off, reason=reason, replayed=None if again else False

@@ -2,99 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kafka import KafkaProducer
-from kafka.errors import KafkaError
-
-from stream.errors import SinkError
-from stream.kafka.sink import producer_arguments
+from stream.kafka.producer import Message, RecordProducer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stream.events import DeadLetter
     from stream.kafka.config import KafkaConfig
+    from stream.kafka.producer import Headers
 
-    Headers = list[tuple[str, bytes | None]]
-
-_RETRY_S = 1.0
-_PATIENCE_S = 5.0  # beyond the delivery timeout, for the client's own bookkeeping
 _OURS = "freshet."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One message to send.
-
-    Attributes:
-        topic: where to.
-        key: as of the record.
-        value: as of the record.
-        headers: in order.
-        timestamp_ms: when the log first took it; None leaves it to the broker.
-    """
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    timestamp_ms: int | None = None
-
-
-class RecordProducer:
-    """Sends messages as they are; all are acknowledged when `send` returns.
-
-    Args:
-        config: broker and login.
-    """
-
-    def __init__(self, config: KafkaConfig) -> None:
-        self._config = config
-        self._arguments = producer_arguments(config)
-        self._producer: Any = None  # kafka-python has no types
-
-    def send(self, messages: Sequence[Message]) -> None:
-        """Send messages in order; repeating a call that failed may send some of them twice.
-
-        Raises:
-            SinkError: not all are acknowledged, after `delivery_timeout_ms` at most.
-        """
-        try:
-            if self._producer is None:
-                self._producer = KafkaProducer(**self._arguments)
-            sent = [self._handed_over(message) for message in messages]
-            self._producer.flush(self._config.delivery_timeout_ms / 1000 + _PATIENCE_S)
-            for future in sent:
-                future.get(0)  # done by now: raises what went wrong
-        except (KafkaError, ValueError) as err:  # a name that is no topic's is a ValueError
-            self._drop(0.0)
-            raise SinkError(
-                f"{self._config.bootstrap_servers} {messages[0].topic}: records not acknowledged"
-                f" ({type(err).__name__}: {err}); the topic must be there and take them",
-                retry_after_s=_RETRY_S if getattr(err, "retriable", False) else None,
-            ) from err
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._drop(_PATIENCE_S)
-
-    def _handed_over(self, message: Message) -> Any:  # noqa: ANN401
-        """Give the client one message; it sends no header without a value, and nothing without key and value."""
-        empty = message.key is None and message.value is None
-        return self._producer.send(
-            message.topic,
-            key=message.key,
-            value=b"" if empty else message.value,
-            headers=[(name, value or b"") for name, value in message.headers],
-            timestamp_ms=message.timestamp_ms,
-        )
-
-    def _drop(self, timeout_s: float) -> None:
-        if self._producer is not None:
-            self._producer.close(timeout=timeout_s)
-            self._producer = None
 
 
 class KafkaMirror:

@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 from stream.clock import to_ms
 from stream.errors import ConfigError
 from stream.kafka.preflight import Access, explained, preflight
-from stream.kafka.sink import producer_arguments
+from stream.kafka.producer import producer_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

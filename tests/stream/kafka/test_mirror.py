@@ -7,7 +7,8 @@ import pytest
 from stream.errors import SinkError
 from stream.events import DeadLetter
 from stream.kafka.config import KafkaConfig
-from stream.kafka.mirror import KafkaMirror, RecordProducer, is_whole, mirrored, produced_again
+from stream.kafka.mirror import KafkaMirror, is_whole, mirrored, produced_again
+from stream.kafka.producer import RecordProducer
 from tests.stream.kafka.support import read_topic
 
 LETTER = DeadLetter(
