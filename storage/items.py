@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from storage.database import Tx
 from storage.errors import StorageError
-from storage.records import PartitionKey, Reader, partition_table
+from storage.records import PartitionKey, Reader, partition_dict, partition_table
 
 ITEM_SCHEMA = pa.schema([
     pa.field("item_idx", pa.int64(), nullable=False),
@@ -31,6 +31,7 @@ SELECT c.item_idx, c.text, c.available, epoch_ms(c.first_seen) AS first_seen_ms
 FROM item_changes c LEFT JOIN bounds b ON b.topic = c.topic AND b.part = c.part
 WHERE c.off >= coalesce(b.next_off, 0) ORDER BY c.rowid
 """
+_ENDS = "SELECT topic, part, max(off) + 1 AS next_off FROM item_changes GROUP BY topic, part"
 _SEEN_BELOW = """
 SELECT r.item_idx FROM rows_all r JOIN bounds b ON b.topic = r.topic AND b.part = r.part WHERE r.off < b.next_off
 UNION
@@ -126,6 +127,11 @@ def as_of(reader: Reader, positions: Mapping[PartitionKey, int]) -> pa.Table:
         column = pa.array(values, table.schema.field(name).type)
         table = table.set_column(table.column_names.index(name), name, column)
     return table
+
+
+def record_ends(reader: Reader) -> dict[PartitionKey, int]:
+    """Return per partition the offset after its last item record that changed an item."""
+    return partition_dict(reader.query(_ENDS), "next_off")
 
 
 def first_seen_after(reader: Reader, n_items: int, at_ms: int) -> list[str]:

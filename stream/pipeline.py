@@ -98,7 +98,7 @@ class Pipeline:
         self.summary = parts.summary
         self._parts = parts
         self._passage = _passage(parts, ticks, source)
-        self.ingest.tell(lambda stored: self.shared.popularity.passed(stored.rows))
+        self.ingest.tell(self.shared.stored)
         self.ingest.tell(self._passage.stored)
         self._answering = threading.RLock()
         self._news = threading.Condition()

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from model.features import POPULARITY_DAYS
 from model.ranker import Candidates
 from storage import items, journal
+from stream.catalogue import Catalogue
 from stream.popularity import Popularity
 from stream.verdicts import NEVER
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from storage.identities import Identities
     from storage.journal import JournalEntry
     from stream.cuts import Cut
+    from stream.ingest import Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Shared:
         cut: where answering stands.
 
     Attributes:
-        popularity: running sums over the log; told of rows as they are stored.
+        popularity: running sums over the log.
+        catalogue: the items.
         scattered: items may be numbered in another order than that in which answering comes to them.
     """
 
@@ -67,12 +70,18 @@ class Shared:
         self._ids = identities
         self._engine = engine
         self.popularity = Popularity(db)
+        self.catalogue = Catalogue(db)
         self._cut = cut
         self._growing = threading.Lock()
         self._item_rows = np.empty(0, dtype=np.int64)
-        self._texts: list[str | None] = []
+        self._texts: pa.ChunkedArray | None = None
         self._now = Tick()
         self._next = journal.latest(db, "popularity", cut.next_offsets)
+
+    def stored(self, stored: Stored) -> None:
+        """Take note of a commit, before anything asks what applies behind it."""
+        self.popularity.passed(stored.rows)
+        self.catalogue.stored(stored.items)
 
     def now(self) -> Tick:
         """What applies now: read from the newest journal entry when first asked for after a tick."""
@@ -117,8 +126,8 @@ class Shared:
 
     def _load(self, entry: JournalEntry) -> None:
         n_items = int(entry.detail["n_items"])
-        table = items.as_of(self._db, entry.positions).slice(0, n_items)
-        now = items.as_of(self._db, self._cut.next_offsets)["available"].slice(0, n_items)
+        table = self.catalogue.as_of(entry.positions, n_items)
+        now = self.catalogue.as_of(self._cut.next_offsets, n_items)["available"]
         cut_ms = int(entry.detail["cut_ms"])
         counts = self.popularity.counts(entry.positions, cut_ms, n_items)
         self._now = Tick(
@@ -148,8 +157,8 @@ class Shared:
     def _candidates(self, table: pa.Table, counts: NDArray[np.float64]) -> Candidates | None:
         if self._engine is None:
             return None
-        texts = table["text"].to_pylist()
-        if self._now.candidates is not None and texts == self._texts:
-            return self._now.candidates.with_popularity(counts)
+        texts, known = table["text"], self._now.candidates
+        if known is not None and texts.equals(self._texts):
+            return known.with_popularity(counts)
         self._texts = texts
-        return Candidates(self._engine, table["item_id"].to_pylist(), texts, counts)
+        return Candidates(self._engine, table["item_id"].to_pylist(), texts.to_pylist(), counts)

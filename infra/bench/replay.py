@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from infra import shipped
 from infra.bench.alone import model_and_top
-from infra.bench.models import random_rows
+from infra.bench.models import random_chain, random_rows
 from infra.bench.result import Findings, Gate, Row, at_least, compared, estimated, rated
-from infra.bench.timing import Spent, cpu, ratio, spend
+from infra.bench.timing import Spent, cold, cpu, ratio, spend
 from infra.bench.worlds import settings
 from infra.wiring import ReplayPlan, load_engine, open_log, replaying
 from model.engine import SegmentJob
@@ -82,7 +82,7 @@ def run(room: Room) -> Findings:
             loaded = settings(_SETTINGS | {"refresh.tick_interval_s": 86_400 * days})
             _replayed(_plan(folder / f"{days}.duckdb", model=True), ticks[name], records, loaded)
             ticks[name].least.append(spent.cpu_s + alone.cpu_s)
-    per_segment = alone.cpu_s / max(1, sum(counts.values())) + _refill_alone(engine)
+    per_segment = alone.cpu_s / max(1, sum(counts.values())) + _refill_alone(engine, counts)
     slates, model = _with_slates(room, room.size(None, 500), records, per_segment)
     rows: list[Row] = []
     gates: list[Gate] = []
@@ -189,10 +189,18 @@ def _compress_alone(engine: Engine, counts: dict[int, int]) -> None:
             chains[user].append(block)
 
 
-def _refill_alone(engine: Engine) -> float:
-    """Processor seconds of extending one user's recents anew after a refresh, of 32 users at once."""
+def _refill_alone(engine: Engine, counts: dict[int, int]) -> float:
+    """Processor seconds of extending one user's recents anew after a refresh, of 32 users at once.
+
+    They read as many groups as a user of the log has when a segment is compressed, on average.
+    """
+    window = engine.config.window
+    before = [segment + 1 for groups in counts.values() for segment in range(groups)]
+    held = np.minimum(before, window) if window else np.array(before)
+    blocks = random_chain(engine, max(1, round(float(held.mean()))))
     rows = [random_rows(engine, _REFILLED, first=0) for _ in range(32)]
-    caches = [engine.new_cache([]) for _ in rows]
+    caches = [engine.new_cache(blocks) for _ in rows]
+    cold()
     return spend(lambda: engine.extend(caches, rows)).cpu_s / len(rows)
 
 
@@ -240,7 +248,9 @@ def _least(pipeline: Pipeline, rows: pa.Table) -> float:
     spent, events = 0.0, 0
     for start in range(0, rows.num_rows, _CHUNK * _SAMPLED):
         chunk = rows.slice(start, _CHUNK)
-        spent += sum(cpu([spend(work) for work in model_and_top(pipeline, chunk).values()]))
+        works = model_and_top(pipeline, chunk)
+        cold()  # preparing them has just touched the states, which a replay finds as it left them
+        spent += sum(cpu([spend(work) for work in works.values()]))
         events += chunk.num_rows
     return spent / max(events, 1)
 

@@ -20,7 +20,7 @@ from infra.bench.alone import model_and_top
 from infra.bench.breakdown import by_module
 from infra.bench.peer import PeerUnavailableError, measure_peer
 from infra.bench.result import Findings, Gate, Row, at_least, compared, estimated, rated
-from infra.bench.timing import Estimate, Spent, cpu, ratio, spend
+from infra.bench.timing import Estimate, Spent, cold, cpu, ratio, spend
 from infra.bench.worlds import asked, generated, settings, store, tail
 from storage import journal
 from storage.visibility import users_of_run
@@ -34,7 +34,6 @@ LIMIT = 0.7
 _CHUNK = 512
 _SHOWN = 0.01
 """Modules with a smaller share of the time are added up."""
-_ELSEWHERE = np.ones(1 << 24)
 _LOADED = settings({"stream.lateness_ms": 60_000})
 
 
@@ -72,7 +71,7 @@ def run(room: Room) -> Findings:
     for crowd in crowds:
         shape = _Shape(catalogues[0], crowd, max(events, crowd * 40))
         room.note(f"{crowd} users")
-        measured = _measure(room, _world(room, shape), room.size(10, 2))
+        measured = _measure(room, _world(room, shape), room.size(24, 2))
         growth.append(_each("by users", "per event", measured, at=crowd))
     rows += growth
     return Findings(
@@ -99,7 +98,7 @@ def _catalogue(room: Room, shape: _Shape, gates: list[Gate], growth: list[Row]) 
     part = f"catalogue of {shape.items:,}"
     room.note(part)
     world = _world(room, shape)
-    measured = _measure(room, world, room.size(8, 2))
+    measured = _measure(room, world, room.size(24, 2))
     share = ratio(measured.alone(), cpu(measured.scorer))
     gates.append(
         at_least(f"{part}: scorer's rate, share of model and top-k alone", share.value, LIMIT)
@@ -176,24 +175,19 @@ def _publish(pipeline: Pipeline, visible: deque[tuple[int, int]], rows: pa.Table
         pipeline.scorer.published(run, users_of_run(pipeline.db, run))
 
 
-def _cold() -> None:
-    """Read more than a processor keeps, so that no turn finds states that another has just touched."""
-    _ELSEWHERE.sum()
-
-
 def _chunk(pipeline: Pipeline, rows: pa.Table, measured: _Measured) -> None:
     """Time one chunk both ways; which comes first changes from chunk to chunk."""
     least = model_and_top(pipeline, rows)
 
     def alone() -> None:
-        _cold()
+        cold()
         for name, work in least.items():
             measured.parts.setdefault(name, []).append(spend(work))
 
     first = len(measured.scorer) % 2 == 0
     if first:
         alone()
-    _cold()
+    cold()
     measured.scorer.append(spend(lambda: pipeline.scorer.score_rows(rows)))
     if not first:
         alone()

@@ -16,6 +16,7 @@ Work: TypeAlias = "Callable[[], object]"
 Preparation: TypeAlias = "Callable[[], Work]"
 """Untimed; returns what is timed."""
 
+_ELSEWHERE = np.ones(1 << 24)
 _RESAMPLES = 4_000
 _LEVELS = (0.025, 0.975)
 
@@ -46,6 +47,11 @@ def spend(work: Work) -> Spent:
     wall, cpu = perf_counter(), process_time()
     work()
     return Spent(process_time() - cpu, perf_counter() - wall)
+
+
+def cold() -> None:
+    """Read more than a processor keeps, so that what is timed next finds nothing that was touched just before."""
+    _ELSEWHERE.sum()
 
 
 def interleave(
