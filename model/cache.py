@@ -103,6 +103,7 @@ class KVCache:
         groups: Visible token groups, oldest first; the newest ``window`` are kept.
 
     Attributes:
+        arena: Where the pages come from.
         length: Raw rows pushed since.
         n_tokens: Token rows of the visible groups.
         next_ordinal: One more than the newest ordinal in the cache; 0 if it holds nothing.
@@ -113,74 +114,92 @@ class KVCache:
         StateError: If a group does not fit the configuration.
     """
 
-    __slots__ = ("_arena", "length", "n_tokens", "next_ordinal", "pages", "token_pages")
+    __slots__ = ("arena", "length", "n_tokens", "next_ordinal", "pages", "token_pages")
 
     def __init__(self, arena: Arena, config: ModelConfig, groups: Sequence[TokenBlock]) -> None:
-        self._arena = arena
+        self.arena = arena
         self.pages: list[int] = []
         self.token_pages: list[int] = []
         kept = newest_groups(config, groups)
         self.length = 0
         self.n_tokens = len(kept) * config.n_tokens
         self.next_ordinal = kept[-1].ordinal + 1 if kept else 0
-        self._write_tokens(config, kept)
-
-    @classmethod
-    def following(cls, old: KVCache, config: ModelConfig, groups: Sequence[TokenBlock]) -> KVCache:
-        """A cache without raw rows that reads the groups an older one reads and then the given ones."""
-        new = cls(old._arena, config, groups)
-        kept = old.n_tokens
-        if config.window is not None:
-            kept = min(kept, config.window * config.n_tokens - new.n_tokens)
-        fresh, written = new.token_pages, new.n_tokens
-        new.n_tokens += kept
-        new.token_pages = old._arena.take(-(-new.n_tokens // PAGE_ROWS))
-        target = row_numbers(new.token_pages, 0, new.n_tokens)
-        parts = [
-            row_numbers(old.token_pages, old.n_tokens - kept, old.n_tokens),
-            row_numbers(fresh, 0, written),
-        ]
-        source = torch.from_numpy(np.concatenate(parts))
-        meta = old._arena.meta_of(source)
-        n_groups = new.n_tokens // config.n_tokens
-        meta[AGE] = torch.arange(n_groups, 0, -1).repeat_interleave(config.n_tokens)
-        old._arena.copy(source, torch.from_numpy(target))
-        old._arena.write_meta(torch.from_numpy(target), meta)
-        old._arena.give(fresh)
-        return new
-
-    def _write_tokens(self, config: ModelConfig, groups: Sequence[TokenBlock]) -> None:
-        if not groups:
-            return
-        self.token_pages = self._arena.take(-(-self.n_tokens // PAGE_ROWS))
-        rows = torch.from_numpy(row_numbers(self.token_pages, 0, self.n_tokens))
-        kv = tokens_tensor(config, groups)
-        for layer in range(config.n_layers):
-            self._arena.write(layer, rows, KeyValues(kv[layer, 0], kv[layer, 1]))
-        self._arena.write_meta(rows, tokens_meta(config, groups))
+        self.token_pages = arena.take(-(-self.n_tokens // PAGE_ROWS))
+        _write_groups(arena, config, row_numbers(self.token_pages, 0, self.n_tokens), [kept])
 
     def rows_from(self, ordinal: int) -> Rows:
         """The raw rows at and after an ordinal of the history."""
         rows = torch.from_numpy(row_numbers(self.pages, 0, self.length))
-        meta = self._arena.meta_of(rows).numpy()
+        meta = self.arena.meta_of(rows).numpy()
         kept = meta[:, meta[ORDINAL] >= ordinal]
         return Rows(kept[ITEM_ROW], kept[TYPE_ROW], kept[TIME], kept[ORDINAL])
 
     def __del__(self) -> None:
         """Give the pages back."""
-        self._arena.give([*self.pages, *self.token_pages])
+        self.arena.give([*self.pages, *self.token_pages])
 
     @property
     def nbytes(self) -> int:
         """Memory of the pages, rows not yet used included."""
-        return (len(self.pages) + len(self.token_pages)) * self._arena.page_nbytes
+        return (len(self.pages) + len(self.token_pages)) * self.arena.page_nbytes
 
     def make_room(self, count: int) -> NDArray[np.int64]:
         """Arena rows int64 [count] of the next raw rows; they count once ``length`` grows."""
         missing = -(-(self.length + count) // PAGE_ROWS) - len(self.pages)
         if missing > 0:
-            self.pages += self._arena.take(missing)
+            self.pages += self.arena.take(missing)
         return row_numbers(self.pages, self.length, self.length + count)
+
+
+def following(
+    olds: Sequence[KVCache], config: ModelConfig, groups: Sequence[Sequence[TokenBlock]]
+) -> list[KVCache]:
+    """Caches without raw rows that read the groups older ones read and then the given ones, user by user.
+
+    Args:
+        olds: At least one; all of one arena. They do not change.
+        config: Shapes and dtypes.
+        groups: Per cache, oldest first; the newest ``window`` of old and given ones are read.
+
+    Raises:
+        StateError: If a group does not fit the configuration.
+    """
+    arena, k = olds[0].arena, config.n_tokens
+    news = [KVCache(arena, config, ()) for _ in olds]
+    fresh = [newest_groups(config, own) for own in groups]
+    source, target, into, ages = [], [], [], []
+    for old, new, own in zip(olds, news, fresh, strict=True):
+        kept = old.n_tokens
+        if config.window is not None:
+            kept = min(kept, (config.window - len(own)) * k)
+        new.n_tokens = kept + len(own) * k
+        new.next_ordinal = own[-1].ordinal + 1 if own else 0
+        new.token_pages = arena.take(-(-new.n_tokens // PAGE_ROWS))
+        source.append(row_numbers(old.token_pages, old.n_tokens - kept, old.n_tokens))
+        rows = row_numbers(new.token_pages, 0, new.n_tokens)
+        target.append(rows[:kept])
+        into.append(rows[kept:])
+        ages.append(np.arange(new.n_tokens // k, len(own), -1).repeat(k))
+    rows_from, rows_to = (torch.from_numpy(np.concatenate(part)) for part in (source, target))
+    meta = arena.meta_of(rows_from)
+    meta[AGE] = torch.from_numpy(np.concatenate(ages))
+    arena.copy(rows_from, rows_to)
+    arena.write_meta(rows_to, meta)
+    _write_groups(arena, config, np.concatenate(into), fresh)
+    return news
+
+
+def _write_groups(
+    arena: Arena, config: ModelConfig, rows: Ints, groups: Sequence[Sequence[TokenBlock]]
+) -> None:
+    """Write the token groups of some users into arena rows, user after user."""
+    every = [group for own in groups for group in own]
+    if not every:
+        return
+    into, kv = torch.from_numpy(rows), tokens_tensor(config, every)
+    for layer in range(config.n_layers):
+        arena.write(layer, into, KeyValues(kv[layer, 0], kv[layer, 1]))
+    arena.write_meta(into, torch.cat([tokens_meta(config, own) for own in groups], dim=1))
 
 
 def newest_groups(config: ModelConfig, groups: Sequence[TokenBlock]) -> Sequence[TokenBlock]:

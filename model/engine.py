@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.arena import Arena
-from model.cache import Ints, KVCache, Rows, SegmentJob, TokenBlock, check_rows
+from model.cache import Ints, KVCache, Rows, SegmentJob, TokenBlock, check_rows, following
 from model.checkpoint import load_checkpoint, load_state
 from model.compress import compress
 from model.errors import ShapeError
@@ -191,10 +191,9 @@ class Engine:
             Per user a cache that reads old and new groups and the raw rows that stay, and the
             hidden rows [r, d] of those.
         """
-        news = [
-            KVCache.following(cache, self.config, fresh)
-            for cache, fresh in zip(caches, groups, strict=True)
-        ]
+        if not caches:
+            return []
+        news = following(caches, self.config, groups)
         rows = [cache.rows_from(one) for cache, one in zip(caches, first, strict=True)]
         hidden = extend(self._model, self._vectors, self.arena, news, rows)
         return list(zip(news, hidden, strict=True))

@@ -94,6 +94,11 @@ class GroupRow:
         """Place of the segment's last interaction in the whole history, from 0."""
         return (self.segment + 1) * self.n_items - 1
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of its arrays."""
+        return len(self.kv) + self.outputs.nbytes
+
     def kv_array(self) -> np.ndarray:
         """Return the key/value cache, shape [layers, 2, k, d_kv], read-only."""
         return np.frombuffer(self.kv, np.dtype(self.dtype)).reshape(

@@ -226,7 +226,8 @@ class RefreshConfig:
         visible_delay_s: event-time seconds between a replay's tick and the moment its token groups
             become readable: the time the compression would have taken.
         batch_users: users compressed per round, so per transaction.
-        chain_bytes: memory of the token chains kept between ticks, bytes.
+        chain_bytes: memory of the token chains kept between ticks, and as much again of new groups until readers
+            take them in, bytes.
     """
 
     segment_len: int = 64

@@ -89,7 +89,8 @@ class Passage(ABC):
         parts = self._parts
         if entry.kind == "group_visible":
             run = int(entry.ref)
-            parts.scorer.published(run, parts.refresher.touched(run) if parts.refresher else [])
+            if parts.refresher is not None:
+                parts.scorer.published(run, parts.refresher.made(run))
         elif entry.kind == "popularity":
             parts.shared.renew(entry)
         elif entry.kind == "availability":

@@ -13,8 +13,6 @@ from stream.slates import Cause, Coverage, Slate, recommendation_id, request_id
 from stream.stored import StoredRows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pyarrow as pa
 
     from storage.database import Database
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from stream.config import ServingConfig
     from stream.score import StateRequest
     from stream.shared import Shared
+    from stream.unread import Made
 
 _MONTH = POPULARITY_DAYS.index(30)
 
@@ -40,7 +39,7 @@ class PopularScorer:
     def skipped(self, rows: pa.Table) -> None:
         """Nothing is kept, so nothing changes."""
 
-    def published(self, run_id: int, users: Sequence[int]) -> None:
+    def published(self, run_id: int, made: Made) -> None:
         """Nothing is kept, so nothing changes."""
 
     def score_rows(self, table: pa.Table) -> list[Slate]:

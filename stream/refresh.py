@@ -23,6 +23,7 @@ from stream.history import history_key
 from stream.loading import token_block
 from stream.rounds import Rounds, Setbacks
 from stream.segments import Chain, ChainCache, Due, SegmentRows
+from stream.unread import Made, Unread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -87,7 +88,7 @@ class Refresher:
         self._patient = patient
         self._setbacks = Setbacks(db, engine.version)
         self._next_run = runs.next_run_id(db)
-        self._touched: dict[int, list[int]] = {}
+        self._unread = Unread(config.chain_bytes)
 
     @property
     def version(self) -> str:
@@ -121,7 +122,7 @@ class Refresher:
         )
         self._next_run += 1
         self._note({d.user_idx: d.last + 1 for d in due})
-        self._touched[run.run_id] = [d.user_idx for d in due]
+        self._unread.begin(run.run_id, [d.user_idx for d in due])
         return Wanted(run, list(due))
 
     def run(self, wanted: Sequence[Wanted], record: Callable[[Tx], None]) -> None:
@@ -179,6 +180,7 @@ class Refresher:
             if record is not None:
                 record(tx)
         rounds.succeeded(due)
+        self._unread.add(groups)
         reach("tick.stored")
         for user, chain in chains.items():
             self._kept.put(user, chain)
@@ -243,12 +245,12 @@ class Refresher:
         """Finished runs of this version without a journal entry, oldest first."""
         return visibility.unpublished_runs(self._db, self._engine.version)
 
-    def touched(self, run_id: int) -> list[int]:
-        """Internal ids of the users whose groups a run stored; of a run of this process they are known once."""
-        known = self._touched.pop(run_id, None)
+    def made(self, run_id: int) -> Made:
+        """What a run made; of a run of this process the groups are known once, where they fit the memory."""
+        known = self._unread.take(run_id)
         if known is not None:
             return known
-        return visibility.users_of_run(self._db, run_id)
+        return Made(visibility.users_of_run(self._db, run_id), None)
 
 
 def _run_row(one: Wanted, rounds: Rounds, seconds: float, status: Status) -> RunRow:

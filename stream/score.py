@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from stream.shared import Shared
     from stream.slates import Cause, Coverage, ScoredItem
     from stream.state import UserState
+    from stream.unread import Made
 
 _CHUNK_ROWS = 1_024
 """Events scored together; results do not depend on it."""
@@ -108,12 +109,14 @@ class Scorer:
             self._is_new(user)
             self._states.drop([user])
 
-    def published(self, run_id: int, users: Sequence[int]) -> None:
+    def published(self, run_id: int, made: Made) -> None:
         """The groups a refresh run stored for some users are readable from here on: cached states take them in."""
-        cached = [user for user in users if user in self._states]
+        cached = [user for user in made.users if user in self._states]
         for start in range(0, len(cached), _LOAD_USERS):
             part = cached[start : start + _LOAD_USERS]
-            groups = self._loader.groups_of_run(run_id, part)
+            groups = made.groups
+            if groups is None:
+                groups = self._loader.groups_of_run(run_id, part)
             fitting = {
                 user: groups[user]
                 for user in part
@@ -236,7 +239,7 @@ class Scorer:
         scores = self._scores(readings)
         allowed = self._shared.allowed(self._config.deny)
         if not allowed.all():
-            scores[:, ~allowed] = -np.inf
+            scores += np.where(allowed, np.float32(0), np.float32(-np.inf))
         if self._config.filter_seen:  # the features name every item of the whole history
             seen = narrowed(readings.features, scores.shape[1])
             scores[seen.rows(), seen.item] = -np.inf

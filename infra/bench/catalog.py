@@ -42,7 +42,7 @@ BENCHES: dict[str, Entry] = {
     ),
     "replay": Entry(
         what="Replay of the whole shipped log: append only, with ticks, with slates, by stage.",
-        minutes=12,
+        minutes=15,
     ),
     "state": Entry(
         what="Bytes of a user's tokens in memory and on disk, and what one compression costs.",

@@ -32,7 +32,7 @@ _HEADLINES: tuple[tuple[str, str, str, str], ...] = (
     ("scoring", "catalogue of 20,000: RecTools' HSTU", "call per user over freshet's event", "RecTools' HSTU called per user, 20,000 items, times as long"),
     ("replay", "append only", "replay", "shipped log replayed, append only"),
     ("replay", "with weekly ticks", "replay", "shipped log replayed, tokens refreshed weekly"),
-    ("replay", "with slates", "replay", "shipped log replayed, a slate per event"),
+    ("replay", "with slates and daily ticks", "replay", "shipped log replayed, a slate per event, tokens refreshed daily"),
     ("state", "one group, stored", "payload", "tokens of 64 interactions"),
     ("reload", "load of 256 users", "p50", "256 users loaded from the file, median"),
     ("memory", "growth", "twice the users over base", "peak memory with twice the users"),

@@ -24,6 +24,7 @@ from infra.bench.timing import Estimate, Spent, cold, cpu, ratio, spend
 from infra.bench.worlds import asked, generated, settings, store, tail
 from storage import journal
 from storage.visibility import users_of_run
+from stream.unread import Made
 
 if TYPE_CHECKING:
     from infra.bench.room import Room
@@ -172,7 +173,7 @@ def _publish(pipeline: Pipeline, visible: deque[tuple[int, int]], rows: pa.Table
     """Let cached states take in what is readable at the first of some rows, as a tick would: loaded ones have it too."""
     while visible and visible[0][0] <= rows["off"][0].as_py():
         _, run = visible.popleft()
-        pipeline.scorer.published(run, users_of_run(pipeline.db, run))
+        pipeline.scorer.published(run, Made(users_of_run(pipeline.db, run), None))
 
 
 def _chunk(pipeline: Pipeline, rows: pa.Table, measured: _Measured) -> None:
