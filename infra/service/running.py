@@ -30,7 +30,7 @@ from stream.clock import Clock, WallClock
 from stream.errors import SinkError
 from stream.formats.decoder import TopicDecoder
 from stream.kafka.mirror import KafkaMirror
-from stream.kafka.preflight import Access, preflight
+from stream.kafka.preflight import access_of_run, preflight
 from stream.kafka.sink import KafkaSink
 from stream.kafka.starting import Start, open_source
 from stream.metrics import BUILD_INFO
@@ -91,7 +91,8 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
     clock = clock or WallClock()
     kafka, live = loaded.settings.kafka, loaded.settings.live
     metrics, health = PrometheusMetrics(), Health()
-    preflight(kafka, _access(plan, kafka))
+    to_topic = plan.score and plan.slates == "topic"
+    preflight(kafka, access_of_run(kafka, slates=to_topic, score=plan.score))
     with ExitStack() as stack:
         db = stack.enter_context(creating(plan.db_path, loaded))
         engine = engine_of(db, plan.model_path)
@@ -107,7 +108,7 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
             accept_data_loss=plan.accept_data_loss,
         )
         stack.enter_context(closing(source))
-        sink = _sink(plan, kafka)
+        sink = _sink(plan, kafka, to_topic=to_topic)
         if sink is not None:
             stack.enter_context(closing(sink))
         config = pipeline_config(loaded, engine.config if engine else None, score=plan.score)
@@ -141,13 +142,6 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
         )
 
 
-def _access(plan: RunPlan, kafka: KafkaConfig) -> Access:
-    reads = [topic for topic in (kafka.interactions_topic, kafka.items_topic) if topic]
-    writes = [kafka.slates_topic] if plan.score and plan.slates == "topic" else []
-    writes += [kafka.dead_topic] if kafka.dead_topic else []
-    return Access(reads=tuple(reads), writes=tuple(writes), groups=(kafka.group,))
-
-
 def _worker(
     db: Database, engine: Engine | None, plan: RunPlan, live: LiveConfig, metrics: Metrics
 ) -> WorkerCompressor | None:
@@ -159,13 +153,10 @@ def _worker(
     return WorkerCompressor(path, deadline_s=live.worker_deadline_s, metrics=metrics)
 
 
-def _sink(plan: RunPlan, kafka: KafkaConfig) -> Sink | None:
-    sink: Sink | None = None
+def _sink(plan: RunPlan, kafka: KafkaConfig, *, to_topic: bool) -> Sink | None:
     if plan.slates_path is not None:
-        sink = JsonlSink(plan.slates_path)
-    elif plan.score and plan.slates == "topic":
-        sink = KafkaSink(kafka)
-    return sink
+        return JsonlSink(plan.slates_path)
+    return KafkaSink(kafka) if to_topic else None
 
 
 def _mirror(db: Database, kafka: KafkaConfig, stack: ExitStack) -> _DeadLetters | None:
