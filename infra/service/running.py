@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ from infra.wiring import (
 from infra.workers import WorkerCompressor
 from storage.identities import Identities
 from stream.clock import Clock, WallClock
-from stream.errors import SinkError
 from stream.formats.decoder import TopicDecoder
 from stream.kafka.mirror import KafkaMirror
 from stream.kafka.preflight import access_of_run, preflight
@@ -39,7 +37,7 @@ from stream.pipeline import Pipeline
 from stream.sinks.jsonl import JsonlSink
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from infra.service.service import Service
     from infra.settings import Loaded
@@ -52,7 +50,6 @@ if TYPE_CHECKING:
     from stream.refresh import Compressor
     from stream.sinks import Sink
 
-logger = logging.getLogger(__name__)
 Slates = Literal["topic", "file", "none"]
 
 
@@ -159,31 +156,14 @@ def _sink(plan: RunPlan, kafka: KafkaConfig, *, to_topic: bool) -> Sink | None:
     return KafkaSink(kafka) if to_topic else None
 
 
-def _mirror(db: Database, kafka: KafkaConfig, stack: ExitStack) -> _DeadLetters | None:
+def _mirror(
+    db: Database, kafka: KafkaConfig, stack: ExitStack
+) -> Callable[[IngestCounts], None] | None:
+    """What sends bad records on once they are stored."""
     if not kafka.dead_topic:
         return None
-    return _DeadLetters(Mirroring(db, stack.enter_context(closing(KafkaMirror(kafka)))))
-
-
-class _DeadLetters:
-    """Sends bad records on once they are stored; a mirror that is away gets them later."""
-
-    def __init__(self, mirroring: Mirroring) -> None:
-        self._mirroring = mirroring
-        self._behind = True  # of an earlier run
-
-    def __call__(self, counts: IngestCounts) -> None:
-        if not counts.dead and not self._behind:
-            return
-        try:
-            self._mirroring.run()
-        except SinkError as err:
-            if err.retry_after_s is None:
-                raise
-            logger.warning("mirror_away", extra={"error": str(err)})
-            self._behind = True
-        else:
-            self._behind = False
+    mirroring = Mirroring(db, stack.enter_context(closing(KafkaMirror(kafka))))
+    return lambda counts: mirroring.keep_up(counts.dead)
 
 
 def _nothing() -> None:
