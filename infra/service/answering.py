@@ -66,7 +66,11 @@ class Answering:
         return self._pipeline.wait_stored(ends, timeout_s)
 
     def waiting(self) -> dict[PartitionKey, tuple[int, int]]:
-        """Return (answered, stored) of every partition with rows that are not answered."""
+        """Return (answered, stored) of every partition with rows that are not answered.
+
+        Whoever answers asks it at every turn, also where there is nothing to answer.
+        """
+        self._health.beat(LOOP)
         return self._pipeline.waiting()
 
     def answer(self, upto: Mapping[PartitionKey, int], *, shed: bool = False) -> Answered:

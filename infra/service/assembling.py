@@ -49,6 +49,7 @@ def assemble(
     interrupt: Callable[[], object] = lambda: None,
     health: Health | None = None,
     sites: Sequence[Site] = (),
+    patience_s: float = 0.0,
 ) -> Service:
     """Return a service that is ready to `run`.
 
@@ -64,6 +65,7 @@ def assemble(
         interrupt: stops what may keep the refresh thread for long.
         health: where other parts have told theirs already.
         sites: more to run on the event loop.
+        patience_s: how long `after` may take where it waits for somebody else.
     """
     health = health or Health()
     config = pipeline.config
@@ -80,7 +82,7 @@ def assemble(
             pumping.wake()
 
     storing = _storing(pipeline, source, live, stored, health, metrics)
-    _expect(health, pipeline, live)
+    _expect(health, pipeline, live, patience_s)
     if live.http_port:
         sampler = Sampler(pipeline, source, metrics, clock, health)
         sites = [lambda: _pages(health, sampler, metrics, live), *sites]
@@ -137,11 +139,11 @@ def _scheduler(
     return Scheduler(refresh.jobs(live), clock=clock, metrics=metrics)
 
 
-def _expect(health: Health, pipeline: Pipeline, live: LiveConfig) -> None:
+def _expect(health: Health, pipeline: Pipeline, live: LiveConfig, patience_s: float) -> None:
     """Say what a service that is alive and ready does."""
     health.expect(RESUMED, ingesting.FIRST_POLL)
     health.check_ready(writable(pipeline.db.path))
-    health.watch(ingesting.LOOP, live.stall_s + live.poll_ms / _MS)
+    health.watch(ingesting.LOOP, live.stall_s + live.poll_ms / _MS + patience_s)
     slowest = max(live.tick_interval_s, live.maintain_interval_s, live.worker_deadline_s)
     health.watch(refreshing.LOOP, live.stall_s + slowest)
 

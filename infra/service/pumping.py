@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from infra.service.answering import LOOP
 from stream.kafka.answering import Answerer
 from stream.kafka.pump import Pump as Deliveries
 from stream.metrics import SCORE_SECONDS
@@ -46,7 +47,9 @@ def faust_pump(kafka: KafkaConfig, live: LiveConfig, metrics: Metrics) -> PumpOf
                 on_turn=turn,
             )
 
-        return FaustPump(deliveries, health)
+        # A broker that is away holds a write as long as a delivery may take.
+        bound_s = live.stall_s + kafka.delivery_timeout_ms / _MS
+        return FaustPump(deliveries, bound_s=bound_s, health=health)
 
     return build
 
@@ -56,15 +59,20 @@ class FaustPump:
 
     Args:
         deliveries: makes them, given what is told of a failure.
-        health: not ready until partitions are delivered.
+        bound_s: a turn that takes longer is one that hangs.
+        health: told of that bound; not ready until partitions are delivered.
     """
 
     def __init__(
         self,
         deliveries: Callable[[Callable[[BaseException], None]], Deliveries],
+        *,
+        bound_s: float,
         health: Health,
     ) -> None:
         self._make = deliveries
+        self._bound_s = bound_s
+        self._health = health
         self._deliveries: Deliveries | None = None
         health.check_ready(self._unassigned)
 
@@ -76,6 +84,7 @@ class FaustPump:
         """
         self._deliveries = self._make(failed)
         await self._deliveries.start()
+        self._health.watch(LOOP, self._bound_s)
 
     def wake(self) -> None:
         """Do nothing: whoever waits for a batch is told by the pipeline."""

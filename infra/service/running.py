@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from stream.sinks import Sink
 
 Slates = Literal["topic", "file", "none"]
+_MS = 1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +136,7 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
             after=mirror,
             interrupt=_nothing if worker is None else worker.close,
             health=health,
+            patience_s=kafka.delivery_timeout_ms / _MS if kafka.dead_topic else 0.0,
             sites=[lambda: serve(owner_app(pipeline), socket_of(plan.db_path))],
         )
 

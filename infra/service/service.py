@@ -165,6 +165,7 @@ class Service:
             return
         await resuming
         self._health.met(RESUMED)
+        self._health.begin()
         self._ingesting.loop.start(self.fail)
         if self._pump is not None:
             await self._pump.start(self.fail)
