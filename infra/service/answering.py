@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from infra.service.loops import Loop
+from storage import positions
 from stream.errors import SinkError
 from stream.metrics import SCORE_EVENTS, SCORE_SECONDS, SINK_RETRIES
 
@@ -72,6 +73,10 @@ class Answering:
         """
         self._health.beat(LOOP)
         return self._pipeline.waiting()
+
+    def answered(self) -> dict[PartitionKey, int]:
+        """Return the offset per partition below which everything is answered, as the database has it."""
+        return positions.scored_offsets(self._pipeline.db)
 
     def answer(self, upto: Mapping[PartitionKey, int], *, shed: bool = False) -> Answered:
         """Answer stored events below these offsets; slates a sink does not take are written again.
