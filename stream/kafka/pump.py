@@ -19,7 +19,6 @@ from stream.errors import BrokerError, TopicError
 from stream.kafka.admin import partition_counts, raise_positions
 from stream.kafka.answering import AbandonedError, Answerer
 from stream.kafka.connection import password, tls_context
-from stream.kafka.logs import limit_client_logs
 from stream.kafka.preflight import reachable
 
 if TYPE_CHECKING:
@@ -101,7 +100,6 @@ class Pump:
         mine = {key: off for key, off in (answered or {}).items() if key[0] == topic and off > 0}
         if mine:
             await asyncio.to_thread(raise_positions, self._config, self._config.scorer_group, mine)
-        limit_client_logs()
         await self._app.start()
         self._tasks = [
             asyncio.create_task(self._watch(), name="pump-watch"),
