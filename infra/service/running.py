@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from infra.asking.app import owner_app, serve
 from infra.asking.sockets import socket_of
 from infra.cli import installed_version
 from infra.databases import creating
-from infra.service.assembling import assemble
+from infra.service.assembling import Beside, assemble, nothing
 from infra.service.health import Health
 from infra.service.pumping import faust_pump
 from infra.service.refreshing import LOOP as REFRESH
@@ -54,6 +54,13 @@ Slates = Literal["topic", "file", "none"]
 _MS = 1000.0
 
 
+class _Closes(Protocol):
+    def close(self) -> object: ...
+
+
+_P = TypeVar("_P", bound=_Closes)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
     """What a service reads and writes.
@@ -76,6 +83,11 @@ class RunPlan:
     slates_path: Path | None = None
     score: bool = True
 
+    @property
+    def to_topic(self) -> bool:
+        """Whether slates are sent to their topic."""
+        return self.score and self.slates == "topic"
+
 
 def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> Service:
     """Return the service of a plan, everything opened, nothing started.
@@ -89,14 +101,11 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
     clock = clock or WallClock()
     kafka, live = loaded.settings.kafka, loaded.settings.live
     metrics, health = PrometheusMetrics(), Health()
-    to_topic = plan.score and plan.slates == "topic"
-    preflight(kafka, access_of_run(kafka, slates=to_topic, score=plan.score))
+    preflight(kafka, access_of_run(kafka, slates=plan.to_topic, score=plan.score))
     with ExitStack() as stack:
         db = stack.enter_context(creating(plan.db_path, loaded))
         engine = engine_of(db, plan.model_path)
-        worker = _worker(db, engine, plan, live, metrics)
-        if worker is not None:
-            stack.enter_context(closing(worker))
+        worker = _closed_later(stack, _worker(db, engine, plan, live, metrics))
         source = open_source(
             db,
             kafka,
@@ -106,9 +115,7 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
             accept_data_loss=plan.accept_data_loss,
         )
         stack.enter_context(closing(source))
-        sink = _sink(plan, kafka, to_topic=to_topic)
-        if sink is not None:
-            stack.enter_context(closing(sink))
+        sink = _closed_later(stack, _sink(plan, kafka))
         config = pipeline_config(loaded, engine.config if engine else None, score=plan.score)
         config = bound_config(db, loaded, config)
         pipeline = Pipeline(
@@ -122,7 +129,13 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
             clock=clock,
             ticks="calls",
         )
-        mirror = _mirror(db, kafka, stack)
+        beside = Beside(
+            after=_mirror(db, kafka, stack),
+            patience_s=kafka.delivery_timeout_ms / _MS if kafka.dead_topic else 0.0,
+            hold=source.hold,
+            interrupt=nothing if worker is None else worker.close,
+            sites=[lambda: serve(owner_app(pipeline), socket_of(plan.db_path))],
+        )
         version = "" if engine is None else engine.version
         metrics.set(BUILD_INFO, 1, version=installed_version(), model=version)
         return assemble(
@@ -133,12 +146,14 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
             metrics=metrics,
             resources=stack.pop_all(),
             pump=faust_pump(kafka, live, metrics),
-            after=mirror,
-            interrupt=_nothing if worker is None else worker.close,
             health=health,
-            patience_s=kafka.delivery_timeout_ms / _MS if kafka.dead_topic else 0.0,
-            sites=[lambda: serve(owner_app(pipeline), socket_of(plan.db_path))],
+            beside=beside,
         )
+
+
+def _closed_later(stack: ExitStack, part: _P | None) -> _P | None:
+    """Return a part that is closed with the service, where there is one."""
+    return None if part is None else stack.enter_context(closing(part))
 
 
 def _worker(
@@ -152,10 +167,10 @@ def _worker(
     return WorkerCompressor(path, deadline_s=live.worker_deadline_s, metrics=metrics)
 
 
-def _sink(plan: RunPlan, kafka: KafkaConfig, *, to_topic: bool) -> Sink | None:
+def _sink(plan: RunPlan, kafka: KafkaConfig) -> Sink | None:
     if plan.slates_path is not None:
         return JsonlSink(plan.slates_path)
-    return KafkaSink(kafka) if to_topic else None
+    return KafkaSink(kafka) if plan.to_topic else None
 
 
 def _mirror(
@@ -166,10 +181,6 @@ def _mirror(
         return None
     mirroring = Mirroring(db, stack.enter_context(closing(KafkaMirror(kafka))))
     return lambda counts: mirroring.keep_up(counts.dead)
-
-
-def _nothing() -> None:
-    """Nothing has to be interrupted."""
 
 
 class _Beating:

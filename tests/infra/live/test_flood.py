@@ -40,6 +40,19 @@ def test_one_bad_record_in_twenty_costs_no_good_one(deployment, make_topic):
     assert {dict(copy.headers)["freshet.error"] for copy in copies} == {b"malformed"}
 
 
+def test_a_backlog_waits_in_the_log_and_every_event_of_it_is_answered(deployment):
+    sent = deployment.send(deployment.lines())
+    service = deployment.start(deployment.site(live__hold_above=50, live__shed_above=0))
+    service.wait_until(lambda: service.caught_up(ends_of(sent)), READY_S, "answering")
+    ended = service.terminate()
+    assert ended.code == ExitCode.OK
+    assert '"holding"' in ended.error
+    assert '"reading_on"' in ended.error
+    slates = read_topic(deployment.broker.bootstrap, f"{deployment.topics.interactions}.slates")
+    scored = query(deployment.left(), "SELECT count(*) AS n FROM rows_all WHERE scores")[0]["n"]
+    assert len({slate.value for slate in slates}) == len(slates) == scored
+
+
 def test_nothing_but_bad_records_stops_the_service_and_all_that_was_read_is_kept(deployment):
     lines, _ = _spoiled(deployment.lines(), 1)
     sent = deployment.send(lines * 2)

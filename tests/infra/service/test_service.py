@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from infra.service.assembling import assemble
+from infra.service.assembling import Beside, assemble
 from infra.service.service import Service
 from infra.telemetry import PrometheusMetrics
 from storage import positions
@@ -257,6 +257,31 @@ def test_a_sink_that_is_busy_is_asked_again(tmp_path: Path):
     with world(tmp_path, sink=Busy()) as w:
         w.run(w.answered(len(LOG)))
         assert w.value("freshet_sink_retries_total") == 3
+    assert len({slate.id for slate in w.sink.slates}) == len(LOG)
+
+
+def test_a_backlog_stays_in_the_log_while_answers_do_not_keep_up(tmp_path: Path):
+    inside, go_on = threading.Event(), threading.Event()
+    held: list[int] = []
+
+    class Slow(MemorySink):
+        def write(self, slates: Any) -> None:
+            inside.set()
+            go_on.wait(WAIT_S)
+            super().write(slates)
+
+    def check() -> None:
+        until(lambda: inside.is_set() and held.count(50) > 3)
+        assert max(held) == 50, "what is being answered, the batch that was one too many, no more"
+        assert w.value("freshet_ingest_holding") == 1
+        go_on.set()
+
+    live = LiveConfig(poll_ms=5, http_port=0, hold_above=10)
+    beside = Beside(hold=lambda: held.append(w.pipeline.ingest.next_offsets[TOPIC, 0]))
+    with world(tmp_path, sink=Slow(), live=live, beside=beside) as w:
+        w.run(check, w.answered(len(LOG)))
+        assert w.value("freshet_ingest_holding") == 0
+        assert w.value("freshet_shed_events_total", reason="overload") == 0
     assert len({slate.id for slate in w.sink.slates}) == len(LOG)
 
 
