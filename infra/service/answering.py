@@ -106,7 +106,8 @@ class Answering:
         waiting = self.waiting()
         if not waiting:
             return False
-        shed = 0 < self._config.shed_above < sum(nxt - first for first, nxt in waiting.values())
+        backlog = sum(nxt - first for first, nxt in waiting.values())
+        shed = self._pipeline.config.score and 0 < self._config.shed_above < backlog
         most = self._config.shed_above if shed else self._config.take_max
         share = max(1, most // len(waiting))
         ends = {key: min(nxt, first + share) for key, (first, nxt) in waiting.items()}
@@ -146,7 +147,7 @@ class Answering:
 
 
 class DirectPump:
-    """Answers whatever is stored, on a thread of its own, as soon as it is stored.
+    """Answers whatever is stored, on a thread of its own, as soon as it is stored; where nothing is scored it passes.
 
     Args:
         answering: answers.

@@ -81,23 +81,23 @@ def assemble(
         clock: of ticks and freshness.
         metrics: the registry behind /metrics.
         resources: closed at the end, within the bound of the drain.
-        pump: what has them answered; by default a thread that answers whatever is stored.
+        pump: what has them answered; without one, and where nothing is scored, a thread that lets
+            pass whatever is stored.
         health: where other parts have told theirs already.
         beside: what else there is to do.
     """
     health, beside = health or Health(), beside or Beside()
-    config = pipeline.config
     observer = Observer(metrics, clock, LiveHits(pipeline.identities))
     pipeline.on_stored(observer.stored)
     pipeline.on_answered(observer.answered)
-    answering = Answering(pipeline, live, health=health, metrics=metrics) if config.score else None
-    pumping = None if answering is None else (pump or _direct(live))(answering, health)
+    answering = Answering(pipeline, live, health=health, metrics=metrics)
+    delivered = pump if pipeline.config.score else None
+    pumping = (delivered or _direct(live))(answering, health)
 
     def stored(counts: IngestCounts) -> None:
         if beside.after is not None:
             beside.after(counts)
-        if pumping is not None:
-            pumping.wake()
+        pumping.wake()
 
     storing = Ingesting(
         pipeline, source, live, after=stored, hold=beside.hold, health=health, metrics=metrics

@@ -60,11 +60,11 @@ class Ingesting:
     ) -> None:
         self._pipeline = pipeline
         self._source = source
-        judged, scoring = pipeline.config.stream, pipeline.config.score
-        self._max_records = judged.batch_records(scoring=scoring)
+        told = pipeline.config
+        self._max_records = told.stream.batch_records(scoring=told.score)
         self._poll_s = config.poll_ms / _MS
         self._after = after
-        self._hold_above = config.hold_above if scoring else 0
+        self._hold_above = config.hold_above
         self._hold = hold
         self._holding = False
         self._health = health

@@ -41,8 +41,8 @@ class Service:
     Args:
         pipeline: what all threads share.
         ingesting: the thread that stores.
-        answering: answers; None where nothing is scored.
-        pump: says when to answer; None where nothing is scored.
+        answering: answers.
+        pump: says when to answer.
         scheduler: ticks and upkeep.
         health: what the pages show.
         drain_s: longest time from a signal to the end.
@@ -56,8 +56,8 @@ class Service:
         pipeline: Pipeline,
         ingesting: Ingesting,
         *,
-        answering: Answering | None,
-        pump: Pump | None,
+        answering: Answering,
+        pump: Pump,
         scheduler: Scheduler,
         health: Health,
         drain_s: float,
@@ -167,8 +167,7 @@ class Service:
         self._health.met(RESUMED)
         self._health.begin()
         self._ingesting.loop.start(self.fail)
-        if self._pump is not None:
-            await self._pump.start(self.fail)
+        await self._pump.start(self.fail)
         self._scheduler.start(self.fail)
         logger.info("started")
 
@@ -178,16 +177,15 @@ class Service:
         def left() -> float:
             return max(0.0, deadline - monotonic())
 
-        if self._answering is not None:
-            self._answering.stop()
+        self._answering.stop()
         await in_thread(self._interrupt)
         ended = [await in_thread(lambda: self._scheduler.stop(left()))]
-        if self._pump is not None:  # first: what it was given may still have to be stored
-            ended.append(await self._pump.stop(left() / 2))
+        # The pump ends first: what it was given may still have to be stored.
+        ended.append(await self._pump.stop(left() / 2))
         self._ingesting.loop.stop()
         ended.append(await in_thread(lambda: self._ingesting.loop.join(left())))
         answered = True
-        if answer and all(ended) and self._answering is not None:
+        if answer and all(ended):
             answered = await self._within(left(), self._drain, deadline)
         closed = all(ended) and await self._within(left(), self._resources.close)
         self.clean = closed
@@ -195,8 +193,7 @@ class Service:
 
     def _drain(self, deadline: float) -> None:
         """Answer until shortly before the deadline: closing the file takes its time too."""
-        if self._answering is not None:
-            self._answering.drain(deadline - 0.25 * self._drain_s)
+        self._answering.drain(deadline - 0.25 * self._drain_s)
 
     async def _within(self, timeout_s: float, work: Callable[..., object], *args: object) -> bool:
         """Whether `work` was done in time; what it raises is a failure."""

@@ -128,6 +128,7 @@ def world(
     sink: Any = None,
     live: LiveConfig | None = None,
     pipeline: type[Pipeline] = Pipeline,
+    score: bool = True,
     **parts: Any,
 ) -> Iterator[World]:
     with ExitStack() as resources:
@@ -141,7 +142,7 @@ def world(
             db=db,
             identities=Identities.load(db),
             engine=ENGINE,
-            config=pipeline_config(ENGINE, max_batch_records=25),
+            config=pipeline_config(ENGINE, max_batch_records=25, score=score),
             clock=WallClock(),
             source=source,
             sink=sink,
@@ -173,6 +174,23 @@ def test_every_stored_event_is_answered_and_a_signal_ends_it_clean(tmp_path: Pat
     with Database.open(tmp_path / "x.duckdb", now=WallClock().now()) as db:
         assert positions.scored_offsets(db) == positions.next_offsets(db) == {(TOPIC, 0): len(LOG)}
     assert not (tmp_path / "x.duckdb.wal").exists()
+
+
+def test_what_passed_without_a_score_is_not_answered_by_a_later_start(tmp_path: Path):
+    """Nor shed: nobody asked for a slate."""
+    live = LiveConfig(poll_ms=5, http_port=0, shed_above=1)
+    with world(tmp_path, score=False, live=live) as w:
+        passed = {(TOPIC, 0): len(LOG)}
+        w.run(lambda: until(lambda: positions.scored_offsets(w.pipeline.db) == passed))
+        assert not w.sink.slates
+        assert not w.pipeline.waiting()
+        assert w.value("freshet_shed_events_total", reason="overload") == 0
+    more = LOG[: len(LOG) // 2]
+    log = [(Partition(TOPIC, 0), encode(one)) for one in [*LOG, *more]]
+    with world(tmp_path, source=MemorySource(log)) as w:
+        w.run(w.answered(1), lambda: until(lambda: not w.pipeline.waiting()))
+        causes = {slate.cause.offset for slate in w.sink.slates}
+        assert min(causes) >= len(LOG)
 
 
 def test_a_second_start_goes_on_where_the_first_ended(tmp_path: Path):
