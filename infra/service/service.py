@@ -99,6 +99,8 @@ class Service:
         finally:
             if self.clean:
                 runner.close()
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """End as a first signal would; from any thread."""
@@ -128,10 +130,9 @@ class Service:
             leaving.cancel()
             if not working.done():
                 working.cancel()
-                raise KeyboardInterrupt
+                self._failure = KeyboardInterrupt()  # not raised in here: the loop would let it pass
+                return
             await working
-        if self._failure is not None:
-            raise self._failure
 
     def _signaled(self) -> None:
         self._signals += 1
