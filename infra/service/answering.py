@@ -7,7 +7,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from infra.service.loops import Loop
+from infra.service.loops import Loop, in_thread
 from storage import positions
 from stream.errors import SinkError
 from stream.metrics import SCORE_EVENTS, SCORE_SECONDS, SINK_RETRIES
@@ -179,7 +179,7 @@ class DirectPump:
         """Finish the answer in hand and end; return whether it did in time."""
         self._loop.stop()
         self._stored.set()
-        return self._loop.join(timeout_s)
+        return await in_thread(lambda: self._loop.join(timeout_s))
 
     def _turn(self) -> None:
         self._stored.clear()
