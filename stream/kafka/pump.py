@@ -112,13 +112,19 @@ class Pump:
         Returns:
             False when that took longer. The process must then end as after `fail`.
         """
+        deadline = monotonic() + timeout_s
         for task in self._tasks:
             task.cancel()
         leaving = asyncio.ensure_future(self._app.stop())
         done, _ = await asyncio.wait({leaving}, timeout=timeout_s)
         self._answerer.abandon()
-        self._thread.shutdown(wait=bool(done), cancel_futures=True)
-        return bool(done) and not self._failed
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if not done or self._failed:
+            return False
+        # A sweep may still be at work, and wait for a broker that is away.
+        ending = asyncio.ensure_future(asyncio.to_thread(self._thread.shutdown))
+        ended, _ = await asyncio.wait({ending}, timeout=max(0.0, deadline - monotonic()))
+        return bool(ended)
 
     def _make_app(self) -> Any:  # noqa: ANN401 - Faust's own type says nothing of what is set here
         config = self._config
