@@ -130,7 +130,8 @@ class Service:
             leaving.cancel()
             if not working.done():
                 working.cancel()
-                self._failure = KeyboardInterrupt()  # not raised in here: the loop would let it pass
+                # Raised by `run`: an event loop lets this one pass, its task unheard.
+                self._failure = KeyboardInterrupt()
                 return
             await working
 
