@@ -248,6 +248,8 @@ class LiveConfig:
         take_within_ms: ... and how long the first of them waits for others.
         shed_above: stored events without an answer above which only each user's newest is scored;
             0 never sheds.
+        hold_above: stored events without an answer above which none are taken from the log until a
+            quarter of them is answered: a backlog belongs there; 0 never holds.
         tick_interval_s: seconds between refresh ticks of the wall clock.
         maintain_interval_s: seconds between looks at what to rotate, merge and checkpoint.
         worker_deadline_s: longest time the process that compresses may take for one batch of
@@ -264,6 +266,7 @@ class LiveConfig:
     take_max: int = 256
     take_within_ms: int = 5
     shed_above: int = 20_000
+    hold_above: int = 200_000
     tick_interval_s: int = 60
     maintain_interval_s: int = 60
     worker_deadline_s: float = 60.0
@@ -279,7 +282,7 @@ class LiveConfig:
         for name in _AT_LEAST_ONE:
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be >= 1, not {getattr(self, name)}")
-        for name in ("take_within_ms", "shed_above", "http_port"):
+        for name in ("take_within_ms", "shed_above", "hold_above", "http_port"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
 

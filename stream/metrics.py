@@ -122,6 +122,12 @@ UNANSWERED = Metric(
     "Offsets that are stored and not answered yet.",
     _PARTITION,
 )
+HOLDING = Metric(
+    "freshet_ingest_holding",
+    "gauge",
+    "",
+    "1 while no records are taken from the log because too many wait for an answer, else 0.",
+)
 SLATES = Metric("freshet_slates_total", "counter", "", "Slates written, by reason.", ("reason",))
 SHED = Metric(
     "freshet_shed_events_total",

@@ -61,14 +61,18 @@ class Mirroring:
     def keep_up(self, dead: int) -> None:
         """Send what is missing after a batch with so many bad records was stored.
 
-        A mirror that is away is logged and made up for by a later call; a call waits for it, so a thread
-        that must not wait leaves this to another one.
+        A mirror that is away is logged and made up for by a later call.
+
+        Raises:
+            SinkError: the mirror refuses, and would again.
         """
         if not (dead or self._behind):
             return
         try:
             self.run()
         except SinkError as err:
+            if err.retry_after_s is None:
+                raise
             logger.warning("mirror_away", extra={"error": str(err)})
             self._behind = True
         else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from storage import dead_letters
+from storage import dead_letters, positions
 from storage.runs import FailureRow, RunRow, failures, list_runs
 from storage.usage import Usage, usage
 from stream.cache import CACHE_KEY, CacheUse
@@ -46,6 +46,7 @@ class Status:
         runs: newest refresh runs.
         failures: refresh failures and quarantined users.
         dead_letters: number per partition and reason.
+        lost: ranges of the log that were dropped before they were read, each with when that was accepted.
     """
 
     sizes: Row
@@ -57,6 +58,7 @@ class Status:
     runs: list[RunRow]
     failures: list[FailureRow]
     dead_letters: list[Row]
+    lost: list[Row]
 
 
 def status(
@@ -85,6 +87,7 @@ def status(
             runs=list(list_runs(read, limit=run_limit)),
             failures=list(failures(read)),
             dead_letters=dead_letters.counts(read).to_pylist(),
+            lost=positions.gaps(read).to_pylist(),
         )
 
 

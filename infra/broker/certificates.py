@@ -63,6 +63,16 @@ def make_certificates(folder: Path) -> Certificates:
     return made
 
 
+def encrypted_key(key: Path, out: Path, password: str) -> None:
+    """Write a key that is encrypted with a password.
+
+    Raises:
+        BrokerUnavailableError: as `make_certificates`.
+    """
+    passed = f"pass:{password}"
+    _openssl("pkey", "-in", str(key), "-aes256", "-passout", passed, "-out", str(out))
+
+
 def _signed(folder: Path, name: str) -> None:
     _openssl(
         "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", _DAYS, "-subj", f"/CN={name}",

@@ -11,12 +11,11 @@ from infra.cli import report
 from infra.live import live_extra
 from infra.options import ANY_PATH, FILE, db_option, read_settings, settings_options
 from infra.settings import Loaded
-from stream.kafka.config import KafkaConfig
 
 with live_extra():
     from infra.service.running import RunPlan, Slates, service_of
     from infra.telemetry import configure_logs
-    from stream.kafka.connection import password
+    from stream.kafka.connection import secrets
     from stream.kafka.logs import keep_requests_out_of_logs
     from stream.kafka.starting import parse_start
 
@@ -90,7 +89,7 @@ def command(
 
 def _run(plan: RunPlan, loaded: Loaded) -> None:
     live = loaded.settings.live
-    configure_logs(live.log_format, live.log_level, secrets=_secrets(loaded.settings.kafka))
+    configure_logs(live.log_format, live.log_level, secrets=secrets(loaded.settings.kafka))
     keep_requests_out_of_logs()
     service = service_of(plan, loaded)
     try:
@@ -101,12 +100,6 @@ def _run(plan: RunPlan, loaded: Loaded) -> None:
         _leave(report(err))
     if not service.clean:
         _leave(0)
-
-
-def _secrets(kafka: KafkaConfig) -> list[str]:
-    """What no log line may hold, should a library quote it."""
-    login = password(kafka) if kafka.uses_sasl else ""
-    return [login, kafka.sasl_password, kafka.ssl_key_password]
 
 
 def _leave(code: int) -> None:

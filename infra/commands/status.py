@@ -19,7 +19,7 @@ from stream.status import Row, Status
 def command(
     db_path: Path, config_file: Path | None, assignments: tuple[str, ...], as_json: bool
 ) -> None:
-    """Print the state of a database: sizes, partitions and lag, tokens and what is due, dead letters."""
+    """Print the state of a database: sizes, partitions and lag, tokens and what is due, dead letters, accepted losses."""
     with owner_of(db_path, read_settings(config_file, assignments)) as owner:
         found = owner.ask(AskStatus())
     if as_json:
@@ -47,6 +47,15 @@ def _print(path: Path, found: Status) -> None:
         {"model": row["model_version"], **{name: row[name] for name in names}}
         for row in found.coverage
     ]
+    lost = [
+        {
+            "partition": f"{row['topic']}[{row['part']}]",
+            "from": row["first_off"],
+            "to": row["next_off"],
+            "accepted": iso_ms(row["accepted_at_ms"]),
+        }
+        for row in found.lost
+    ]
     bounded = [
         {"what": name.replace("_", " "), **{key: cell(value) for key, value in row.items()}}
         for name, row in found.limits.items()
@@ -57,6 +66,7 @@ def _print(path: Path, found: Status) -> None:
         ("tokens", covered),
         ("due", found.staleness),
         ("dead letters", found.dead_letters),
+        ("lost, and accepted", lost),
     ):
         _print_rows(title, rows)
     for failure in found.failures:

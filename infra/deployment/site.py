@@ -50,6 +50,10 @@ class Site:
         """Return the command line that sends a log or items."""
         return self._with_settings("produce", *what)
 
+    def lag(self) -> list[str]:
+        """Return the command line that says how far the log is read."""
+        return self._with_settings("lag", "--db", str(self.db))
+
     def export(self, out: Path) -> list[str]:
         """Return the command line that writes all records of the log to a file."""
         return self._with_settings("export-log", "--out", str(out), "--quiet")

@@ -7,7 +7,8 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from infra.service.loops import Loop
+from infra.service.loops import Loop, in_thread
+from storage import positions
 from stream.errors import SinkError
 from stream.metrics import SCORE_EVENTS, SCORE_SECONDS, SINK_RETRIES
 
@@ -66,8 +67,16 @@ class Answering:
         return self._pipeline.wait_stored(ends, timeout_s)
 
     def waiting(self) -> dict[PartitionKey, tuple[int, int]]:
-        """Return (answered, stored) of every partition with rows that are not answered."""
+        """Return (answered, stored) of every partition with rows that are not answered.
+
+        Whoever answers asks it at every turn, also where there is nothing to answer.
+        """
+        self._health.beat(LOOP)
         return self._pipeline.waiting()
+
+    def answered(self) -> dict[PartitionKey, int]:
+        """Return the offset per partition below which everything is answered, as the database has it."""
+        return positions.scored_offsets(self._pipeline.db)
 
     def answer(self, upto: Mapping[PartitionKey, int], *, shed: bool = False) -> Answered:
         """Answer stored events below these offsets; slates a sink does not take are written again.
@@ -97,7 +106,8 @@ class Answering:
         waiting = self.waiting()
         if not waiting:
             return False
-        shed = 0 < self._config.shed_above < sum(nxt - first for first, nxt in waiting.values())
+        backlog = sum(nxt - first for first, nxt in waiting.values())
+        shed = self._pipeline.config.score and 0 < self._config.shed_above < backlog
         most = self._config.shed_above if shed else self._config.take_max
         share = max(1, most // len(waiting))
         ends = {key: min(nxt, first + share) for key, (first, nxt) in waiting.items()}
@@ -137,7 +147,7 @@ class Answering:
 
 
 class DirectPump:
-    """Answers whatever is stored, on a thread of its own, as soon as it is stored.
+    """Answers whatever is stored, on a thread of its own, as soon as it is stored; where nothing is scored it passes.
 
     Args:
         answering: answers.
@@ -169,7 +179,7 @@ class DirectPump:
         """Finish the answer in hand and end; return whether it did in time."""
         self._loop.stop()
         self._stored.set()
-        return self._loop.join(timeout_s)
+        return await in_thread(lambda: self._loop.join(timeout_s))
 
     def _turn(self) -> None:
         self._stored.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from infra.scheduler import Scheduler
@@ -36,6 +37,29 @@ logger = logging.getLogger(__name__)
 _MS = 1000.0
 
 
+def nothing() -> None:
+    """Nothing has to be done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What else a service does; nothing unless told.
+
+    Attributes:
+        after: called with the counts of every stored batch, on the thread that stores.
+        patience_s: how long that may take where it waits for somebody else.
+        hold: called on that thread at every turn in which no records are taken.
+        interrupt: stops what may keep the refresh thread for long.
+        sites: run on the event loop.
+    """
+
+    after: Callable[[IngestCounts], None] | None = None
+    patience_s: float = 0.0
+    hold: Callable[[], object] = nothing
+    interrupt: Callable[[], object] = nothing
+    sites: Sequence[Site] = ()
+
+
 def assemble(
     pipeline: Pipeline,
     source: Source,
@@ -45,10 +69,8 @@ def assemble(
     metrics: PrometheusMetrics,
     resources: ExitStack,
     pump: PumpOf | None = None,
-    after: Callable[[IngestCounts], None] | None = None,
-    interrupt: Callable[[], object] = lambda: None,
     health: Health | None = None,
-    sites: Sequence[Site] = (),
+    beside: Beside | None = None,
 ) -> Service:
     """Return a service that is ready to `run`.
 
@@ -59,31 +81,32 @@ def assemble(
         clock: of ticks and freshness.
         metrics: the registry behind /metrics.
         resources: closed at the end, within the bound of the drain.
-        pump: what has them answered; by default a thread that answers whatever is stored.
-        after: called with the counts of every stored batch, on the thread that stores.
-        interrupt: stops what may keep the refresh thread for long.
+        pump: what has them answered; without one, and where nothing is scored, a thread that lets
+            pass whatever is stored.
         health: where other parts have told theirs already.
-        sites: more to run on the event loop.
+        beside: what else there is to do.
     """
-    health = health or Health()
-    config = pipeline.config
+    health, beside = health or Health(), beside or Beside()
     observer = Observer(metrics, clock, LiveHits(pipeline.identities))
     pipeline.on_stored(observer.stored)
     pipeline.on_answered(observer.answered)
-    answering = Answering(pipeline, live, health=health, metrics=metrics) if config.score else None
-    pumping = None if answering is None else (pump or _direct(live))(answering, health)
+    answering = Answering(pipeline, live, health=health, metrics=metrics)
+    delivered = pump if pipeline.config.score else None
+    pumping = (delivered or _direct(live))(answering, health)
 
     def stored(counts: IngestCounts) -> None:
-        if after is not None:
-            after(counts)
-        if pumping is not None:
-            pumping.wake()
+        if beside.after is not None:
+            beside.after(counts)
+        pumping.wake()
 
-    storing = _storing(pipeline, source, live, stored, health, metrics)
-    _expect(health, pipeline, live)
+    storing = Ingesting(
+        pipeline, source, live, after=stored, hold=beside.hold, health=health, metrics=metrics
+    )
+    _expect(health, pipeline, live, beside.patience_s)
+    sites = list(beside.sites)
     if live.http_port:
         sampler = Sampler(pipeline, source, metrics, clock, health)
-        sites = [lambda: _pages(health, sampler, metrics, live), *sites]
+        sites.insert(0, lambda: _pages(health, sampler, metrics, live))
     return Service(
         pipeline,
         storing,
@@ -93,28 +116,8 @@ def assemble(
         health=health,
         drain_s=live.drain_s,
         resources=resources,
-        interrupt=interrupt,
+        interrupt=beside.interrupt,
         sites=sites,
-    )
-
-
-def _storing(
-    pipeline: Pipeline,
-    source: Source,
-    live: LiveConfig,
-    after: Callable[[IngestCounts], None],
-    health: Health,
-    metrics: Metrics,
-) -> Ingesting:
-    config = pipeline.config
-    return Ingesting(
-        pipeline,
-        source,
-        max_records=config.stream.batch_records(scoring=config.score),
-        poll_s=live.poll_ms / _MS,
-        after=after,
-        health=health,
-        metrics=metrics,
     )
 
 
@@ -137,11 +140,11 @@ def _scheduler(
     return Scheduler(refresh.jobs(live), clock=clock, metrics=metrics)
 
 
-def _expect(health: Health, pipeline: Pipeline, live: LiveConfig) -> None:
+def _expect(health: Health, pipeline: Pipeline, live: LiveConfig, patience_s: float) -> None:
     """Say what a service that is alive and ready does."""
     health.expect(RESUMED, ingesting.FIRST_POLL)
     health.check_ready(writable(pipeline.db.path))
-    health.watch(ingesting.LOOP, live.stall_s + live.poll_ms / _MS)
+    health.watch(ingesting.LOOP, live.stall_s + live.poll_ms / _MS + patience_s)
     slowest = max(live.tick_interval_s, live.maintain_interval_s, live.worker_deadline_s)
     health.watch(refreshing.LOOP, live.stall_s + slowest)
 

@@ -29,13 +29,18 @@ class Health:
         self._beats: dict[str, float] = {}
         self._wanted: list[str] = []
         self._met: set[str] = set()
-        self._alive_checks: list[Check] = []
+        self._begun = False
         self._ready_checks: list[Check] = []
 
     def watch(self, loop: str, bound_s: float) -> None:
-        """Expect a turn of a loop at least every `bound_s` seconds from now on."""
+        """Expect a turn of a loop at least every `bound_s` seconds, from now or from `begin` on."""
         self._beats[loop] = self._now()
         self._bounds[loop] = bound_s
+
+    def begin(self) -> None:
+        """Say that the loops start now: what comes before them may take any time."""
+        self._begun = True
+        self._beats |= dict.fromkeys(self._bounds, self._now())
 
     def beat(self, loop: str) -> None:
         """Say that a loop took a turn."""
@@ -49,32 +54,28 @@ class Health:
         """Say that a condition is met."""
         self._met.add(condition)
 
-    def check_alive(self, check: Check) -> None:
-        """Ask `check` whenever liveness is asked for: None, or what is wrong."""
-        self._alive_checks.append(check)
-
     def check_ready(self, check: Check) -> None:
         """Ask `check` whenever readiness is asked for: None, or what is wrong."""
         self._ready_checks.append(check)
 
     def ages(self) -> dict[str, float]:
-        """Return the seconds since each loop's last turn."""
+        """Return the seconds since each loop's last turn; nothing before they begin."""
         now = self._now()
-        return {loop: now - self._beats[loop] for loop in self._bounds}
+        return {loop: now - self._beats[loop] for loop in self._bounds} if self._begun else {}
 
     def not_alive(self) -> list[str]:
         """Return why the process is not alive; empty when it is."""
-        late = [
+        return [
             f"{loop}: no turn for {age:.1f} s, more than {self._bounds[loop]:g} s"
             for loop, age in self.ages().items()
             if age > self._bounds[loop]
         ]
-        return late + _reasons(self._alive_checks)
 
     def not_ready(self) -> list[str]:
         """Return why the process is not ready; empty when it is."""
         missing = [f"not yet: {name}" for name in self._wanted if name not in self._met]
-        return missing + _reasons(self._ready_checks)
+        failed = [reason for check in self._ready_checks if (reason := check()) is not None]
+        return missing + failed
 
 
 def writable(path: Path) -> Check:
@@ -88,7 +89,3 @@ def writable(path: Path) -> Check:
         return None
 
     return check
-
-
-def _reasons(checks: list[Check]) -> list[str]:
-    return [reason for check in checks if (reason := check()) is not None]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from infra.service.loops import Loop
 from stream.metrics import (
+    HOLDING,
     INGEST_BATCH_RECORDS,
     INGEST_BATCH_SECONDS,
     INGEST_MARKED,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from infra.service.health import Health
+    from stream.config import LiveConfig
     from stream.events import EventBatch
     from stream.ingest import IngestCounts
     from stream.metrics import Metrics
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 LOOP = "ingest"
 FIRST_POLL = "first poll"
+_MS = 1000.0
+# Share of what is too much at which it is no longer: one held and let go at every turn fetches in vain.
+_ON_AT = 0.75
 logger = logging.getLogger(__name__)
 
 
@@ -35,9 +40,9 @@ class Ingesting:
     Args:
         pipeline: stores.
         source: where records come from; whatever ends or fails there ends the service.
-        max_records: of one batch.
-        poll_s: longest wait for a first record.
+        config: longest wait for a first record, and how many stored events may wait for an answer.
         after: called with the counts of each stored batch, in order.
+        hold: called at every turn in which none are taken, so that the source keeps its connection.
         health: told of turns and of the first poll.
         metrics: where batches are counted.
     """
@@ -46,23 +51,31 @@ class Ingesting:
         self,
         pipeline: Pipeline,
         source: Source,
+        config: LiveConfig,
         *,
-        max_records: int,
-        poll_s: float,
         after: Callable[[IngestCounts], None],
+        hold: Callable[[], object],
         health: Health,
         metrics: Metrics,
     ) -> None:
         self._pipeline = pipeline
         self._source = source
-        self._max_records = max_records
-        self._poll_s = poll_s
+        told = pipeline.config
+        self._max_records = told.stream.batch_records(scoring=told.score)
+        self._poll_s = config.poll_ms / _MS
         self._after = after
+        self._hold_above = config.hold_above
+        self._hold = hold
+        self._holding = False
         self._health = health
         self._metrics = metrics
         self.loop = Loop(LOOP, self._turn, health)
 
     def _turn(self) -> None:
+        if self._too_many_wait():
+            self._hold()
+            self.loop.wait(self._poll_s)
+            return
         started = perf_counter()
         batch = self._source.poll(self._max_records, self._poll_s)
         self._health.met(FIRST_POLL)
@@ -70,6 +83,19 @@ class Ingesting:
             self._store(batch)
         else:
             self.loop.wait(self._poll_s - (perf_counter() - started))  # sources that do not wait
+
+    def _too_many_wait(self) -> bool:
+        """Whether answering is so far behind that what comes next may as well wait in the log."""
+        if not self._hold_above:
+            return False
+        backlog = sum(stored - answered for answered, stored in self._pipeline.waiting().values())
+        before, limit = self._holding, self._hold_above
+        self._holding = backlog > (_ON_AT * limit if before else limit)
+        if self._holding != before:
+            self._metrics.set(HOLDING, self._holding)
+            event = "holding" if self._holding else "reading_on"
+            logger.info(event, extra={"unanswered": backlog})
+        return self._holding
 
     def _store(self, batch: EventBatch) -> None:
         started = perf_counter()

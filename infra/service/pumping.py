@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from infra.service.answering import LOOP
+from infra.service.loops import in_thread
 from stream.kafka.answering import Answerer
 from stream.kafka.pump import Pump as Deliveries
 from stream.metrics import SCORE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from infra.service.answering import Answering
     from infra.service.assembling import PumpOf
     from infra.service.health import Health
+    from storage.records import PartitionKey
     from stream.config import LiveConfig
     from stream.kafka.answering import Turn
     from stream.kafka.config import KafkaConfig
@@ -46,7 +49,9 @@ def faust_pump(kafka: KafkaConfig, live: LiveConfig, metrics: Metrics) -> PumpOf
                 on_turn=turn,
             )
 
-        return FaustPump(deliveries, health)
+        # A broker that is away holds a write as long as a delivery may take.
+        bound_s = live.stall_s + kafka.delivery_timeout_ms / _MS
+        return FaustPump(deliveries, answering.answered, bound_s=bound_s, health=health)
 
     return build
 
@@ -56,15 +61,23 @@ class FaustPump:
 
     Args:
         deliveries: makes them, given what is told of a failure.
-        health: not ready until partitions are delivered.
+        answered: offsets of the database below which nothing need be delivered.
+        bound_s: a turn that takes longer is one that hangs.
+        health: told of that bound; not ready until partitions are delivered.
     """
 
     def __init__(
         self,
         deliveries: Callable[[Callable[[BaseException], None]], Deliveries],
+        answered: Callable[[], Mapping[PartitionKey, int]],
+        *,
+        bound_s: float,
         health: Health,
     ) -> None:
         self._make = deliveries
+        self._answered = answered
+        self._bound_s = bound_s
+        self._health = health
         self._deliveries: Deliveries | None = None
         health.check_ready(self._unassigned)
 
@@ -75,7 +88,8 @@ class FaustPump:
             BrokerError: the broker cannot be used.
         """
         self._deliveries = self._make(failed)
-        await self._deliveries.start()
+        await self._deliveries.start(await in_thread(self._answered))
+        self._health.watch(LOOP, self._bound_s)
 
     def wake(self) -> None:
         """Do nothing: whoever waits for a batch is told by the pipeline."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from infra.asking.app import owner_app, serve
 from infra.asking.sockets import socket_of
 from infra.cli import installed_version
 from infra.databases import creating
-from infra.service.assembling import assemble
+from infra.service.assembling import Beside, assemble, nothing
 from infra.service.health import Health
 from infra.service.pumping import faust_pump
 from infra.service.refreshing import LOOP as REFRESH
@@ -27,10 +26,9 @@ from infra.wiring import (
 from infra.workers import WorkerCompressor
 from storage.identities import Identities
 from stream.clock import Clock, WallClock
-from stream.errors import SinkError
 from stream.formats.decoder import TopicDecoder
 from stream.kafka.mirror import KafkaMirror
-from stream.kafka.preflight import Access, preflight
+from stream.kafka.preflight import access_of_run, preflight
 from stream.kafka.sink import KafkaSink
 from stream.kafka.starting import Start, open_source
 from stream.metrics import BUILD_INFO
@@ -39,7 +37,7 @@ from stream.pipeline import Pipeline
 from stream.sinks.jsonl import JsonlSink
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from infra.service.service import Service
     from infra.settings import Loaded
@@ -52,8 +50,15 @@ if TYPE_CHECKING:
     from stream.refresh import Compressor
     from stream.sinks import Sink
 
-logger = logging.getLogger(__name__)
 Slates = Literal["topic", "file", "none"]
+_MS = 1000.0
+
+
+class _Closes(Protocol):
+    def close(self) -> object: ...
+
+
+_P = TypeVar("_P", bound=_Closes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +83,11 @@ class RunPlan:
     slates_path: Path | None = None
     score: bool = True
 
+    @property
+    def to_topic(self) -> bool:
+        """Whether slates are sent to their topic."""
+        return self.score and self.slates == "topic"
+
 
 def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> Service:
     """Return the service of a plan, everything opened, nothing started.
@@ -91,13 +101,11 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
     clock = clock or WallClock()
     kafka, live = loaded.settings.kafka, loaded.settings.live
     metrics, health = PrometheusMetrics(), Health()
-    preflight(kafka, _access(plan, kafka))
+    preflight(kafka, access_of_run(kafka, slates=plan.to_topic, score=plan.score))
     with ExitStack() as stack:
         db = stack.enter_context(creating(plan.db_path, loaded))
         engine = engine_of(db, plan.model_path)
-        worker = _worker(db, engine, plan, live, metrics)
-        if worker is not None:
-            stack.enter_context(closing(worker))
+        worker = _closed_later(stack, _worker(db, engine, plan, live, metrics))
         source = open_source(
             db,
             kafka,
@@ -107,9 +115,7 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
             accept_data_loss=plan.accept_data_loss,
         )
         stack.enter_context(closing(source))
-        sink = _sink(plan, kafka)
-        if sink is not None:
-            stack.enter_context(closing(sink))
+        sink = _closed_later(stack, _sink(plan, kafka))
         config = pipeline_config(loaded, engine.config if engine else None, score=plan.score)
         config = bound_config(db, loaded, config)
         pipeline = Pipeline(
@@ -123,7 +129,13 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
             clock=clock,
             ticks="calls",
         )
-        mirror = _mirror(db, kafka, stack)
+        beside = Beside(
+            after=_mirror(db, kafka, stack),
+            patience_s=kafka.delivery_timeout_ms / _MS if kafka.dead_topic else 0.0,
+            hold=source.hold,
+            interrupt=nothing if worker is None else worker.close,
+            sites=[lambda: serve(owner_app(pipeline), socket_of(plan.db_path))],
+        )
         version = "" if engine is None else engine.version
         metrics.set(BUILD_INFO, 1, version=installed_version(), model=version)
         return assemble(
@@ -134,18 +146,14 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
             metrics=metrics,
             resources=stack.pop_all(),
             pump=faust_pump(kafka, live, metrics),
-            after=mirror,
-            interrupt=_nothing if worker is None else worker.close,
             health=health,
-            sites=[lambda: serve(owner_app(pipeline), socket_of(plan.db_path))],
+            beside=beside,
         )
 
 
-def _access(plan: RunPlan, kafka: KafkaConfig) -> Access:
-    reads = [topic for topic in (kafka.interactions_topic, kafka.items_topic) if topic]
-    writes = [kafka.slates_topic] if plan.score and plan.slates == "topic" else []
-    writes += [kafka.dead_topic] if kafka.dead_topic else []
-    return Access(reads=tuple(reads), writes=tuple(writes), groups=(kafka.group,))
+def _closed_later(stack: ExitStack, part: _P | None) -> _P | None:
+    """Return a part that is closed with the service, where there is one."""
+    return None if part is None else stack.enter_context(closing(part))
 
 
 def _worker(
@@ -160,43 +168,19 @@ def _worker(
 
 
 def _sink(plan: RunPlan, kafka: KafkaConfig) -> Sink | None:
-    sink: Sink | None = None
     if plan.slates_path is not None:
-        sink = JsonlSink(plan.slates_path)
-    elif plan.score and plan.slates == "topic":
-        sink = KafkaSink(kafka)
-    return sink
+        return JsonlSink(plan.slates_path)
+    return KafkaSink(kafka) if plan.to_topic else None
 
 
-def _mirror(db: Database, kafka: KafkaConfig, stack: ExitStack) -> _DeadLetters | None:
+def _mirror(
+    db: Database, kafka: KafkaConfig, stack: ExitStack
+) -> Callable[[IngestCounts], None] | None:
+    """What sends bad records on once they are stored."""
     if not kafka.dead_topic:
         return None
-    return _DeadLetters(Mirroring(db, stack.enter_context(closing(KafkaMirror(kafka)))))
-
-
-class _DeadLetters:
-    """Sends bad records on once they are stored; a mirror that is away gets them later."""
-
-    def __init__(self, mirroring: Mirroring) -> None:
-        self._mirroring = mirroring
-        self._behind = True  # of an earlier run
-
-    def __call__(self, counts: IngestCounts) -> None:
-        if not counts.dead and not self._behind:
-            return
-        try:
-            self._mirroring.run()
-        except SinkError as err:
-            if err.retry_after_s is None:
-                raise
-            logger.warning("mirror_away", extra={"error": str(err)})
-            self._behind = True
-        else:
-            self._behind = False
-
-
-def _nothing() -> None:
-    """Nothing has to be interrupted."""
+    mirroring = Mirroring(db, stack.enter_context(closing(KafkaMirror(kafka))))
+    return lambda counts: mirroring.keep_up(counts.dead)
 
 
 class _Beating:

@@ -41,8 +41,8 @@ class Service:
     Args:
         pipeline: what all threads share.
         ingesting: the thread that stores.
-        answering: answers; None where nothing is scored.
-        pump: says when to answer; None where nothing is scored.
+        answering: answers.
+        pump: says when to answer.
         scheduler: ticks and upkeep.
         health: what the pages show.
         drain_s: longest time from a signal to the end.
@@ -56,8 +56,8 @@ class Service:
         pipeline: Pipeline,
         ingesting: Ingesting,
         *,
-        answering: Answering | None,
-        pump: Pump | None,
+        answering: Answering,
+        pump: Pump,
         scheduler: Scheduler,
         health: Health,
         drain_s: float,
@@ -99,6 +99,8 @@ class Service:
         finally:
             if self.clean:
                 runner.close()
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """End as a first signal would; from any thread."""
@@ -128,10 +130,10 @@ class Service:
             leaving.cancel()
             if not working.done():
                 working.cancel()
-                raise KeyboardInterrupt
+                # Raised by `run`: an event loop lets this one pass, its task unheard.
+                self._failure = KeyboardInterrupt()
+                return
             await working
-        if self._failure is not None:
-            raise self._failure
 
     def _signaled(self) -> None:
         self._signals += 1
@@ -165,9 +167,9 @@ class Service:
             return
         await resuming
         self._health.met(RESUMED)
+        self._health.begin()
         self._ingesting.loop.start(self.fail)
-        if self._pump is not None:
-            await self._pump.start(self.fail)
+        await self._pump.start(self.fail)
         self._scheduler.start(self.fail)
         logger.info("started")
 
@@ -177,16 +179,15 @@ class Service:
         def left() -> float:
             return max(0.0, deadline - monotonic())
 
-        if self._answering is not None:
-            self._answering.stop()
+        self._answering.stop()
         await in_thread(self._interrupt)
         ended = [await in_thread(lambda: self._scheduler.stop(left()))]
-        if self._pump is not None:  # first: what it was given may still have to be stored
-            ended.append(await self._pump.stop(left() / 2))
+        # The pump ends first: what it was given may still have to be stored.
+        ended.append(await self._pump.stop(left() / 2))
         self._ingesting.loop.stop()
         ended.append(await in_thread(lambda: self._ingesting.loop.join(left())))
         answered = True
-        if answer and all(ended) and self._answering is not None:
+        if answer and all(ended):
             answered = await self._within(left(), self._drain, deadline)
         closed = all(ended) and await self._within(left(), self._resources.close)
         self.clean = closed
@@ -194,8 +195,7 @@ class Service:
 
     def _drain(self, deadline: float) -> None:
         """Answer until shortly before the deadline: closing the file takes its time too."""
-        if self._answering is not None:
-            self._answering.drain(deadline - 0.25 * self._drain_s)
+        self._answering.drain(deadline - 0.25 * self._drain_s)
 
     async def _within(self, timeout_s: float, work: Callable[..., object], *args: object) -> bool:
         """Whether `work` was done in time; what it raises is a failure."""

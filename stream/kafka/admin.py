@@ -181,9 +181,8 @@ def lag(
     Raises:
         BrokerError: as `preflight`, or a request failed.
     """
-    topics = [config.interactions_topic, *([config.items_topic] if config.items_topic else [])]
-    counts = partition_counts(config, topics)
-    keys = [Partition(topic, part) for topic in topics for part in range(counts[topic])]
+    counts = partition_counts(config, config.topics)
+    keys = [Partition(topic, part) for topic in config.topics for part in range(counts[topic])]
     with explained(config):
         with connected(config) as admin:
             committed = _committed(admin, config.group)

@@ -108,6 +108,11 @@ class KafkaConfig:
         return [server.strip() for server in self.bootstrap_servers.split(",") if server.strip()]
 
     @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics that are read: interactions, and items where there are any."""
+        return (self.interactions_topic, *([self.items_topic] if self.items_topic else []))
+
+    @property
     def scorer_group(self) -> str:
         """Consumer group in which the scorer of this shard remembers what was answered."""
         return f"{self.group}-scorer-{self.shard}-of-{self.shards}"

@@ -55,6 +55,16 @@ def password(config: KafkaConfig) -> str:
     return found
 
 
+def secrets(config: KafkaConfig) -> list[str]:
+    """Return what must stand in no log, should a library quote it.
+
+    Raises:
+        ConfigError: a file of a secret can not be read.
+    """
+    login = password(config) if config.uses_sasl else config.sasl_password
+    return [secret for secret in (login, _key_password(config)) if secret]
+
+
 def tls_context(config: KafkaConfig) -> ssl.SSLContext:
     """Return how TLS connections are made: whom to trust, and who this client is.
 
@@ -67,16 +77,17 @@ def tls_context(config: KafkaConfig) -> ssl.SSLContext:
         raise _unreadable("ssl_cafile", config.ssl_cafile, err) from err
     context.check_hostname = config.ssl_check_hostname
     if config.ssl_certfile:
-        key_password = config.ssl_key_password or _read(
-            "ssl_key_password_file", config.ssl_key_password_file
-        )
         try:
             # An empty password keeps OpenSSL from asking for one on the terminal.
-            context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile, key_password)
+            context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile, _key_password(config))
         except OSError as err:
             where = f"{config.ssl_certfile}, {config.ssl_keyfile}"
             raise _unreadable("ssl_certfile, ssl_keyfile", where, err) from err
     return context
+
+
+def _key_password(config: KafkaConfig) -> str:
+    return config.ssl_key_password or _read("ssl_key_password_file", config.ssl_key_password_file)
 
 
 def _read(name: str, path: str) -> str:

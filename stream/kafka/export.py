@@ -49,9 +49,8 @@ def record_topics(
         GapError: the log no longer has, or does not have yet, a record to begin at.
         SinkError: the recorder can not write.
     """
-    topics = tuple(topic for topic in (config.interactions_topic, config.items_topic) if topic)
-    preflight(config, Access(reads=topics))
-    counts = partition_counts(config, topics)
+    preflight(config, Access(reads=config.topics))
+    counts = partition_counts(config, config.topics)
     wanted = [
         Partition(topic, part)
         for topic, count in counts.items()

@@ -57,12 +57,19 @@ class Access:
     groups: tuple[str, ...] = ()
 
 
-def access_of_run(config: KafkaConfig) -> Access:
-    """Return what a running service does."""
+def access_of_run(config: KafkaConfig, *, slates: bool = True, score: bool = True) -> Access:
+    """Return what a running service does.
+
+    Args:
+        config: topics and groups.
+        slates: whether slates go to their topic.
+        score: whether anything is answered: then it is a member of the scorer's group.
+    """
+    writes = (config.slates_topic if slates else "", config.dead_topic)
     return Access(
-        reads=tuple(topic for topic in (config.interactions_topic, config.items_topic) if topic),
-        writes=tuple(topic for topic in (config.slates_topic, config.dead_topic) if topic),
-        groups=(config.group, config.scorer_group),
+        reads=config.topics,
+        writes=tuple(topic for topic in writes if topic),
+        groups=(config.group, config.scorer_group) if score else (config.group,),
     )
 
 

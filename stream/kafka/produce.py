@@ -136,8 +136,7 @@ class Sender:
         stop: threading.Event | None = None,
         on_acknowledged: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        topics = [topic for topic in (config.interactions_topic, config.items_topic) if topic]
-        preflight(config, Access(writes=tuple(topics)))
+        preflight(config, Access(writes=config.topics))
         self._config = config
         self._clock = clock
         self._stop = stop or threading.Event()
@@ -159,6 +158,7 @@ class Sender:
 
         Raises:
             SourceError: the source can not be read any further.
+            ConfigError: it holds items, and no topic of items is set.
             BrokerError: the client can not take messages any more.
         """
         begun, first_ts = perf_counter(), None
@@ -196,6 +196,10 @@ class Sender:
         config, counts = self._config, self.produced
         key, value = self._message(record, pace, random)
         topic = config.items_topic if record.kind == "item" else config.interactions_topic
+        if not topic:
+            raise ConfigError(
+                "kafka.items_topic: empty, and there is an item to send; name a topic"
+            )
         counts.sent += 1
         with explained(config):
             future = self._producer.send(topic, key=key, value=value, headers=HEADERS)

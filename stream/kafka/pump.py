@@ -19,7 +19,6 @@ from stream.errors import BrokerError, TopicError
 from stream.kafka.admin import partition_counts, raise_positions
 from stream.kafka.answering import AbandonedError, Answerer
 from stream.kafka.connection import password, tls_context
-from stream.kafka.logs import limit_client_logs
 from stream.kafka.preflight import reachable
 
 if TYPE_CHECKING:
@@ -101,7 +100,6 @@ class Pump:
         mine = {key: off for key, off in (answered or {}).items() if key[0] == topic and off > 0}
         if mine:
             await asyncio.to_thread(raise_positions, self._config, self._config.scorer_group, mine)
-        limit_client_logs()
         await self._app.start()
         self._tasks = [
             asyncio.create_task(self._watch(), name="pump-watch"),
@@ -114,13 +112,19 @@ class Pump:
         Returns:
             False when that took longer. The process must then end as after `fail`.
         """
+        deadline = monotonic() + timeout_s
         for task in self._tasks:
             task.cancel()
         leaving = asyncio.ensure_future(self._app.stop())
         done, _ = await asyncio.wait({leaving}, timeout=timeout_s)
         self._answerer.abandon()
-        self._thread.shutdown(wait=bool(done), cancel_futures=True)
-        return bool(done) and not self._failed
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if not done or self._failed:
+            return False
+        # A sweep may still be at work, and wait for a broker that is away.
+        ending = asyncio.ensure_future(asyncio.to_thread(self._thread.shutdown))
+        ended, _ = await asyncio.wait({ending}, timeout=max(0.0, deadline - monotonic()))
+        return bool(ended)
 
     def _make_app(self) -> Any:  # noqa: ANN401 - Faust's own type says nothing of what is set here
         config = self._config

@@ -136,16 +136,11 @@ def consumer_of(config: KafkaConfig, group: str | None = None) -> KafkaConsumer:
         ) from err
 
 
-def _topics(config: KafkaConfig) -> tuple[str, ...]:
-    return tuple(topic for topic in (config.interactions_topic, config.items_topic) if topic)
-
-
 def _shape(config: KafkaConfig) -> dict[str, str]:
     """What of the topics and the shard a database is bound to, by its key there."""
-    topics = _topics(config)
-    preflight(config, Access(reads=topics))
+    preflight(config, Access(reads=config.topics))
     with connected(config) as admin:
-        described = admin.describe_topics(list(topics))
+        described = admin.describe_topics(list(config.topics))
     shape = {_SHARD: f"{config.shard} of {config.shards}"}
     for topic in described:
         shape[_PARTITIONS + topic["name"]] = str(len(topic["partitions"]))
@@ -174,7 +169,7 @@ def _check_shape(db: Database, shape: Mapping[str, str]) -> None:
 def _owned(config: KafkaConfig, shape: Mapping[str, str]) -> dict[Partition, bool]:
     """This shard's partitions of the interactions, and all of the items; whether a start policy concerns them."""
     topic, items = config.interactions_topic, config.items_topic
-    counts = {name: int(shape[_PARTITIONS + name]) for name in _topics(config)}
+    counts = {name: int(shape[_PARTITIONS + name]) for name in config.topics}
     owned = {Partition(topic, part): True for part in range(counts[topic]) if config.owns(part)}
     if not owned:
         raise ConfigError(

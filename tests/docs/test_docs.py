@@ -33,8 +33,10 @@ def test_the_reference_is_what_the_code_says():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_readme_names_every_command(name):
-    assert re.search(rf"freshet {name}\b|`{name}\b", text("README.md"))
+def test_every_command_has_its_row_in_the_readme_and_is_in_the_changelog(name):
+    rows = [line for line in text("README.md").splitlines() if line.startswith(f"| `{name}")]
+    assert len([row for row in rows if re.match(rf"\| `{name}[` ]", row)]) == 1
+    assert re.search(rf"`{name}[` ]", text("CHANGELOG.md"))
 
 
 def test_every_setting_has_a_meaning():

@@ -138,6 +138,7 @@ def test_the_breakdown_adds_up_and_names_the_module_that_called_the_library():
 def test_every_benchmark_runs_in_its_reduced_form(name, tmp_path):
     found = run_bench(name, Room(folder=tmp_path, quick=True))
     assert found.rows
+    assert len({(row.part, row.what, row.at) for row in found.rows}) == len(found.rows)
     for row in found.rows:
         assert row.low is None or row.low <= row.value <= row.high, row
     wrong = [gate for gate in found.gates if not gate.ok and not gate.timed]

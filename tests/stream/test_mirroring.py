@@ -25,10 +25,11 @@ class Taken:
     def __init__(self) -> None:
         self.letters: list[DeadLetter] = []
         self.away = False
+        self.retry_after_s: float | None = 1.0
 
     def write(self, letters: Sequence[DeadLetter]) -> None:
         if self.away:
-            raise SinkError("away")
+            raise SinkError("away", retry_after_s=self.retry_after_s)
         self.letters += letters
 
 
@@ -111,3 +112,11 @@ def test_keeping_up_makes_up_for_a_mirror_that_was_away(
     assert len(taken.letters) == 1
     mirroring.keep_up(1)
     assert [one.off for one in taken.letters] == [5, 6]
+
+
+def test_a_mirror_that_will_never_take_them_ends_the_run(db: Database) -> None:
+    taken = Taken()
+    store(db, letter(0, 5))
+    taken.away, taken.retry_after_s = True, None
+    with pytest.raises(SinkError, match="away"):
+        Mirroring(db, taken).keep_up(1)

@@ -46,7 +46,7 @@ class Deployment:
             port=free_port(),
             settings=SETTINGS,
         )
-        return made.with_settings(**names, **settings)
+        return made.with_settings(**{**names, **settings})
 
     def left(self, name: str = "live") -> Left:
         return left_in(self.folder / name)

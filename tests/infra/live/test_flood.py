@@ -4,6 +4,7 @@ import re
 
 from infra.exits import ExitCode
 from tests.infra.live.conftest import READY_S, ends_of, query
+from tests.stream.kafka.support import read_topic
 
 _GOOD = re.compile(
     rb'\{"user_id":"u\d+","item_id":"i\d+","event_type":"\w+","ts":\d+,"event_id":"e\d+"\}'
@@ -19,9 +20,10 @@ def _spoiled(lines, every):
     return bad, len(good[::every])
 
 
-def test_one_bad_record_in_twenty_costs_no_good_one(deployment):
+def test_one_bad_record_in_twenty_costs_no_good_one(deployment, make_topic):
     lines, bad = _spoiled(deployment.lines(), 20)
-    site = deployment.site()
+    mirror = make_topic()
+    site = deployment.site(kafka__dead_topic=mirror)
     service = deployment.start(site)
     sent = deployment.send(lines)
     service.wait_until(lambda: service.caught_up(ends_of(sent)), READY_S, "storing")
@@ -33,6 +35,22 @@ def test_one_bad_record_in_twenty_costs_no_good_one(deployment):
     places = {(row["topic"], row["part"], row["off"]) for row in [*rows, *dead]}
     assert places == sent.keys()
     assert all(sent[row["topic"], row["part"], row["off"]] == row["raw"] for row in dead)
+    copies = read_topic(deployment.broker.bootstrap, mirror)
+    assert sorted(copy.value for copy in copies) == sorted(row["raw"] for row in dead)
+    assert {dict(copy.headers)["freshet.error"] for copy in copies} == {b"malformed"}
+
+
+def test_a_backlog_waits_in_the_log_and_every_event_of_it_is_answered(deployment):
+    sent = deployment.send(deployment.lines())
+    service = deployment.start(deployment.site(live__hold_above=50, live__shed_above=0))
+    service.wait_until(lambda: service.caught_up(ends_of(sent)), READY_S, "answering")
+    ended = service.terminate()
+    assert ended.code == ExitCode.OK
+    assert '"holding"' in ended.error
+    assert '"reading_on"' in ended.error
+    slates = read_topic(deployment.broker.bootstrap, f"{deployment.topics.interactions}.slates")
+    scored = query(deployment.left(), "SELECT count(*) AS n FROM rows_all WHERE scores")[0]["n"]
+    assert len({slate.value for slate in slates}) == len(slates) == scored
 
 
 def test_nothing_but_bad_records_stops_the_service_and_all_that_was_read_is_kept(deployment):

@@ -13,7 +13,7 @@ from tests.infra.live.conftest import READY_S, ends_of, query
 
 
 def test_records_dropped_while_stopped_are_seen_refused_and_accepted_on_request(
-    deployment, admin: KafkaAdminClient
+    deployment, admin: KafkaAdminClient, freshet
 ):
     lines = deployment.lines()
     site = deployment.site()
@@ -39,6 +39,10 @@ def test_records_dropped_while_stopped_are_seen_refused_and_accepted_on_request(
     assert not gone & stored_places.keys()
     wanted = {place for place in first | later if place[0] == topic}
     assert stored_places.keys() == wanted - gone
+    (lost,) = freshet("status", "--db", site.db, "--json").json["lost"]
+    assert (lost["topic"], lost["part"]) == (topic, part)
+    assert (lost["first_off"], lost["next_off"]) == (stored, kept)
+    assert "lost, and accepted" in freshet("status", "--db", site.db).out
 
 
 def _fill(folder):

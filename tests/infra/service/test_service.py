@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from infra.service.assembling import assemble
+from infra.service.assembling import Beside, assemble
 from infra.service.service import Service
 from infra.telemetry import PrometheusMetrics
 from storage import positions
@@ -128,6 +128,7 @@ def world(
     sink: Any = None,
     live: LiveConfig | None = None,
     pipeline: type[Pipeline] = Pipeline,
+    score: bool = True,
     **parts: Any,
 ) -> Iterator[World]:
     with ExitStack() as resources:
@@ -141,7 +142,7 @@ def world(
             db=db,
             identities=Identities.load(db),
             engine=ENGINE,
-            config=pipeline_config(ENGINE, max_batch_records=25),
+            config=pipeline_config(ENGINE, max_batch_records=25, score=score),
             clock=WallClock(),
             source=source,
             sink=sink,
@@ -173,6 +174,23 @@ def test_every_stored_event_is_answered_and_a_signal_ends_it_clean(tmp_path: Pat
     with Database.open(tmp_path / "x.duckdb", now=WallClock().now()) as db:
         assert positions.scored_offsets(db) == positions.next_offsets(db) == {(TOPIC, 0): len(LOG)}
     assert not (tmp_path / "x.duckdb.wal").exists()
+
+
+def test_what_passed_without_a_score_is_not_answered_by_a_later_start(tmp_path: Path):
+    """Nor shed: nobody asked for a slate."""
+    live = LiveConfig(poll_ms=5, http_port=0, shed_above=1)
+    with world(tmp_path, score=False, live=live) as w:
+        passed = {(TOPIC, 0): len(LOG)}
+        w.run(lambda: until(lambda: positions.scored_offsets(w.pipeline.db) == passed))
+        assert not w.sink.slates
+        assert not w.pipeline.waiting()
+        assert w.value("freshet_shed_events_total", reason="overload") == 0
+    more = LOG[: len(LOG) // 2]
+    log = [(Partition(TOPIC, 0), encode(one)) for one in [*LOG, *more]]
+    with world(tmp_path, source=MemorySource(log)) as w:
+        w.run(w.answered(1), lambda: until(lambda: not w.pipeline.waiting()))
+        causes = {slate.cause.offset for slate in w.sink.slates}
+        assert min(causes) >= len(LOG)
 
 
 def test_a_second_start_goes_on_where_the_first_ended(tmp_path: Path):
@@ -257,6 +275,31 @@ def test_a_sink_that_is_busy_is_asked_again(tmp_path: Path):
     with world(tmp_path, sink=Busy()) as w:
         w.run(w.answered(len(LOG)))
         assert w.value("freshet_sink_retries_total") == 3
+    assert len({slate.id for slate in w.sink.slates}) == len(LOG)
+
+
+def test_a_backlog_stays_in_the_log_while_answers_do_not_keep_up(tmp_path: Path):
+    inside, go_on = threading.Event(), threading.Event()
+    held: list[int] = []
+
+    class Slow(MemorySink):
+        def write(self, slates: Any) -> None:
+            inside.set()
+            go_on.wait(WAIT_S)
+            super().write(slates)
+
+    def check() -> None:
+        until(lambda: inside.is_set() and held.count(50) > 3)
+        assert max(held) == 50, "what is being answered, the batch that was one too many, no more"
+        assert w.value("freshet_ingest_holding") == 1
+        go_on.set()
+
+    live = LiveConfig(poll_ms=5, http_port=0, hold_above=10)
+    beside = Beside(hold=lambda: held.append(w.pipeline.ingest.next_offsets[TOPIC, 0]))
+    with world(tmp_path, sink=Slow(), live=live, beside=beside) as w:
+        w.run(check, w.answered(len(LOG)))
+        assert w.value("freshet_ingest_holding") == 0
+        assert w.value("freshet_shed_events_total", reason="overload") == 0
     assert len({slate.id for slate in w.sink.slates}) == len(LOG)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from stream.errors import ConfigError
 from stream.kafka.config import KafkaConfig
-from stream.kafka.connection import client_arguments, password
+from stream.kafka.connection import client_arguments, password, secrets
 
 LOGIN = {"security_protocol": "SASL_PLAINTEXT", "sasl_username": "app"}
 
@@ -20,6 +20,14 @@ def test_a_password_may_stand_in_a_file_with_a_line_end(tmp_path):
     file = tmp_path / "password"
     file.write_text("from a file \n")
     assert password(KafkaConfig(**LOGIN, sasl_password_file=str(file))) == "from a file "
+
+
+def test_secrets_are_all_known_whether_they_are_set_or_stand_in_files(tmp_path):
+    file = tmp_path / "key-password"
+    file.write_text("of the key\n")
+    assert secrets(KafkaConfig()) == []
+    config = KafkaConfig(**LOGIN, sasl_password="of the login", ssl_key_password_file=str(file))
+    assert secrets(config) == ["of the login", "of the key"]
 
 
 def test_a_login_without_a_password_is_refused():

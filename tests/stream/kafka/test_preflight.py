@@ -175,6 +175,9 @@ def test_a_run_asks_for_all_it_does(broker, make_topic):
     assert {*access.reads, *access.writes} == set(topics.values())
     assert access.groups == ("freshet", "freshet-scorer-0-of-1")
     preflight(config, access)
+    storing = access_of_run(config, slates=False, score=False)
+    assert topics["slates_topic"] not in storing.writes
+    assert storing.groups == ("freshet",)
 
 
 def test_a_missing_topic_names_the_command_that_makes_it(broker):

@@ -1,6 +1,7 @@
 """What is produced can be read back exactly, keyed, paced, and spoiled only as asked."""
 
 import threading
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -137,3 +138,10 @@ def test_stopping_still_counts_what_was_sent(config, tmp_path):
 def test_paces_that_contradict_themselves_are_refused(wrong):
     with pytest.raises(ConfigError):
         Pace(**wrong)
+
+
+def test_an_item_without_a_topic_of_items_is_refused(config, tmp_path):
+    source = written(tmp_path, [{"kind": "item", "item_id": "i"}])
+    nowhere = replace(config, items_topic="")
+    with pytest.raises(ConfigError, match="items_topic"):
+        sent(nowhere, source)

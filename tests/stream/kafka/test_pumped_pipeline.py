@@ -59,6 +59,29 @@ def test_undecided_and_aborted_events_get_no_slate_and_hold_no_other_partition_u
     assert users == {"here", "after"}
 
 
+def test_a_stop_is_bounded_although_a_sweep_hangs(broker, make_topic):
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Hanging:
+        def waiting(self):
+            inside.set()
+            go_on.wait(DEADLINE_S)
+            return {}
+
+    topic = make_topic()
+    config = settings(broker, topic, group=topic)
+    answerer = Answerer(Hanging(), topic=topic, take_max=10, shed_above=0)
+
+    async def run():
+        pump = Pump(config, answerer, take_max=10, take_within_s=0.005, fail=lambda _: None)
+        await pump.start()
+        assert await asyncio.to_thread(inside.wait, DEADLINE_S)
+        assert not await pump.stop(5.0)
+        go_on.set()
+
+    asyncio.run(run())
+
+
 def story(plain, undecided, events, slates):
     """Yield conditions in turn: one partition goes on while the other waits for a decision."""
     bootstrap = plain.config["bootstrap_servers"]

@@ -8,7 +8,6 @@ import pytest
 
 from stream.config import FileConfig
 from stream.events import Partition
-from stream.sources.chain import ChainSource
 from stream.sources.file import FileSource
 from stream.sources.memory import MemorySource
 from tests.contracts import source_contract as contract
@@ -81,21 +80,6 @@ class TestMemory(contract.SourceContract):
     @pytest.fixture
     def case(self) -> Case:
         return memory_case()
-
-
-class TestChain(contract.SourceContract):
-    @pytest.fixture
-    def case(self, tmp_path: Path) -> Case:
-        first, second = make_records(30, tag="a"), make_records(50, tag="b")
-        write(tmp_path / "a.jsonl", first)
-        write(tmp_path / "b.parquet", second)
-        return Case(
-            lambda: ChainSource([
-                FileSource(tmp_path / "a.jsonl"),
-                FileSource(tmp_path / "b.parquet"),
-            ]),
-            {Partition("a.jsonl", 0): expected(first), Partition("b.parquet", 0): expected(second)},
-        )
 
 
 def memory_case() -> Case:
