@@ -32,9 +32,7 @@ Kind = Literal["interaction", "item", "bad"]
 HEADERS = [("content-type", b"application/json")]
 _POLL_RECORDS = 4096
 _LINGER_MS = 5
-_MAX_WAITING = (
-    20_000  # messages on their way; the source is read no faster than they are acknowledged
-)
+_MAX_WAITING = 20_000  # messages on their way: no faster than they are acknowledged
 _LONGEST_WAIT_S = 0.5  # between looks at whether to stop
 _ABSENT = {"value": 1.0, "seq": 0}  # what a reader takes where nothing is said
 
@@ -159,12 +157,7 @@ class Sender:
     ) -> None:
         """Send what a source holds at a pace; returns when the last message is handed over.
 
-        Args:
-            source: of records.
-            pace: how fast, and with which times.
-            items_topic: topic of items in the source, whose bad records go to the topic of items too.
-            max_records: so many at most.
-            progress: called with the number of messages sent so far.
+        Bad records that the source has on `items_topic` go to the topic of items too.
 
         Raises:
             SourceError: the source can not be read any further.
@@ -287,10 +280,8 @@ def _in_order(batch: EventBatch, items_topic: str) -> list[_Record]:
         fields |= {name: row[name] for name in ("text", "ts") if row[name] is not None}
         found.append((row["off"], _Record("item", row["ts"], fields, of_items=True)))
     for letter in batch.dead:
-        bad = _Record(
-            "bad", None, raw=letter.raw or b"", key=letter.key, of_items=letter.topic == items_topic
-        )
-        found.append((letter.off, bad))
+        raw, of_items = letter.raw or b"", letter.topic == items_topic
+        found.append((letter.off, _Record("bad", None, raw=raw, key=letter.key, of_items=of_items)))
     found.sort(key=lambda pair: pair[0])
     return [record for _, record in found]
 
