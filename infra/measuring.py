@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
+from infra.logs import open_items, open_log
 from infra.output import duration, progress
 from infra.settings import Loaded
-from infra.wiring import ReplayPlan, open_items, open_log, pipeline_config, replaying
+from infra.wiring import ReplayPlan, pipeline_config, replaying
 from model.config import ModelConfig
 from stream.evaluate import Measurement, Progress, count, measure
 from stream.evaluation.log import EvaluationLog, evaluation_log

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from infra import shipped
+from infra.logs import open_items, open_log
 from infra.measuring import (
     Stages,
     count_baselines,
@@ -18,7 +19,7 @@ from infra.measuring import (
 )
 from infra.output import progress
 from infra.settings import Loaded
-from infra.wiring import ReplayPlan, load_engine, open_items, open_log, training_config
+from infra.wiring import ReplayPlan, load_engine, training_config
 from model.config import ModelConfig, ReadOutConfig
 from model.train import Progress, train
 from stream.evaluate import Evaluation, EvaluationPlan, Measurement, admit, figures, prepare

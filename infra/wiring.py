@@ -12,6 +12,7 @@ import msgspec
 
 from infra.databases import creating, reading
 from infra.errors import InputError, MismatchError
+from infra.logs import open_items, open_log
 from infra.settings import Loaded
 from infra.workers import WorkerCompressor
 from model.config import ModelConfig
@@ -22,7 +23,6 @@ from storage.identities import Identities
 from storage.models import active
 from stream.clock import Clock, WallClock
 from stream.config import EventType, PipelineConfig, StreamConfig
-from stream.formats.decoder import TopicDecoder
 from stream.inspect import Inspector
 from stream.journals import PastEntry, past_entries, read_journal
 from stream.pipeline import Pipeline, TickSource
@@ -33,7 +33,6 @@ from stream.sources.bounded import BoundedSource
 from stream.sources.file import FileSource
 from stream.sources.fingerprints import Fingerprint
 from stream.sources.recorded import RecordedSource
-from stream.sources.recorded_files import is_recorded, log_meta
 
 MODEL_PATH_KEY = "model_path"
 """Where the database's checkpoint was last; `--model` names another place."""
@@ -231,19 +230,6 @@ def training_config(loaded: Loaded) -> ModelConfig:
         event_types=tuple(types),
         event_weights=tuple(kind.weight for kind in types.values()),
     )
-
-
-def open_log(path: str, loaded: Loaded) -> FileSource | RecordedSource:
-    """Return the source of a log: a file, a folder or a glob; files of `freshet export-log` are told by their columns."""
-    if is_recorded(path):
-        items_topic = log_meta(path).items_topic or loaded.settings.kafka.items_topic
-        return RecordedSource(path, TopicDecoder(loaded.settings.formats, items_topic))
-    return FileSource(path, loaded.settings.log)
-
-
-def open_items(path: str, loaded: Loaded) -> FileSource:
-    """Return the source of an item file."""
-    return FileSource(path, loaded.settings.items)
 
 
 @contextmanager

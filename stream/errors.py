@@ -20,7 +20,8 @@ StreamError
 │   ├── DeniedError        an ACL is missing
 │   └── TopicError         a topic is missing, or is not what it should be
 └── SinkError              a sink did not take slates (retry_after_s says when to try again)
-    └── SinkFullError      because the disk, a quota or a file size limit left no room
+    ├── SinkFullError      because the disk, a quota or a file size limit left no room
+    └── UndeliveredError   because the broker did not acknowledge them; a BrokerError too
 
 Every message is one line: what happened, where, and what to do about it.
 """
@@ -136,3 +137,7 @@ class SinkError(StreamError):
 
 class SinkFullError(SinkError):
     """Slates could not be made durable because there is no room for them."""
+
+
+class UndeliveredError(SinkError, BrokerError):
+    """Messages were not all acknowledged by the broker."""

@@ -19,7 +19,8 @@ from infra.bench.models import random_chain, random_rows
 from infra.bench.result import Findings, Gate, Row, at_least, compared, estimated, rated
 from infra.bench.timing import Spent, cold, cpu, ratio, spend
 from infra.bench.worlds import settings
-from infra.wiring import ReplayPlan, load_engine, open_log, replaying
+from infra.logs import open_log
+from infra.wiring import ReplayPlan, load_engine, replaying
 from model.engine import SegmentJob
 from storage import interactions
 from storage.database import Database

@@ -161,8 +161,11 @@ def replay(
         raise click.UsageError("choose which ones (--reason, --source, --part, --off), or --all")
     with live_extra():
         from stream.kafka.mirror import is_whole, produced_again  # noqa: PLC0415
+        from stream.kafka.preflight import Access, preflight  # noqa: PLC0415
         from stream.kafka.producer import RecordProducer  # noqa: PLC0415
     loaded = read_settings(config_file, assignments)
+    target = topic or source
+    preflight(loaded.settings.kafka, Access(writes=(target,) if target else ()))
     chosen = Wanted(
         topic=source, part=part, off=off, reason=reason, replayed=None if again else False
     )

@@ -11,6 +11,7 @@ import click
 
 from infra.exits import ExitCode
 from infra.live import live_extra
+from infra.logs import open_items, open_log
 from infra.options import (
     column_overrides,
     json_option,
@@ -20,9 +21,10 @@ from infra.options import (
 )
 from infra.output import console, print_json, progress, table
 from stream.clock import WallClock
-from stream.config import FileConfig
 from stream.sources.counting import count_records
 from stream.sources.file import FileSource
+from stream.sources.recorded import RecordedSource
+from stream.sources.recorded_files import log_meta
 
 with live_extra():
     from stream.kafka.produce import Pace, Produced, Sender
@@ -66,8 +68,8 @@ def command(
     """Send a log, an item file or both to the topics of [kafka], and print exact counts.
 
     Interactions are JSON keyed by user, items keyed by item. Without --rate or --as-recorded messages
-    go as fast as the broker takes them. Bad records of the file are sent as they are. Ctrl-C stops and
-    still counts.
+    go as fast as the broker takes them. Bad records of the file are sent as they are. A log of `freshet
+    export-log` may be sent too, into topics with other partitions, say. Ctrl-C stops and still counts.
 
     \b
     freshet produce --log events.parquet --rate 200 --shift-to-now --malformed 0.01
@@ -82,12 +84,13 @@ def command(
     with _stop_on_signals() as stop:
         sender = Sender(loaded.settings.kafka, clock=WallClock(), stop=stop)
         try:
-            for path, files, how in (
-                (items_path, loaded.settings.items, Pace()),
-                (log, loaded.settings.log, pace),
-            ):
-                if path is not None:
-                    _send_file(sender, path, files, how, max_records, quiet=quiet or as_json)
+            if items_path is not None:
+                items = open_items(items_path, loaded)
+                _send_file(sender, items_path, items, Pace(), max_records, quiet=quiet or as_json)
+            if log is not None:
+                _send_file(
+                    sender, log, open_log(log, loaded), pace, max_records, quiet=quiet or as_json
+                )
         finally:
             counts = sender.close()
     if as_json:
@@ -100,19 +103,21 @@ def command(
 def _send_file(
     sender: Sender,
     path: str,
-    files: FileConfig,
+    source: FileSource | RecordedSource,
     pace: Pace,
     max_records: int | None,
     *,
     quiet: bool,
 ) -> None:
-    with closing(FileSource(path, files)) as source:
+    items_topic = log_meta(path).items_topic if isinstance(source, RecordedSource) else ""
+    with closing(source):
         total = max_records or (None if quiet else count_records(source.paths))
         with progress(f"produce {path}", total, quiet=quiet) as advance:
             before = sender.produced.sent
             sender.send(
                 source,
                 pace,
+                items_topic=items_topic,
                 max_records=max_records,
                 progress=lambda sent: advance(sent - before, total),
             )

@@ -8,6 +8,7 @@ from time import perf_counter
 
 import click
 
+from infra.logs import open_log
 from infra.options import (
     ANY_PATH,
     FILE,
@@ -21,7 +22,7 @@ from infra.options import (
 )
 from infra.output import console, print_json, progress, table
 from infra.settings import Loaded
-from infra.wiring import ReplayPlan, open_log, replaying
+from infra.wiring import ReplayPlan, replaying
 from stream.clock import to_ms
 from stream.sources.counting import count_records
 from stream.summary import RunSummary

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pyarrow as pa
 
+from infra.logs import open_items, open_log
 from infra.options import (
     FILE,
     TIME,
@@ -19,7 +20,7 @@ from infra.options import (
 )
 from infra.output import console, duration, iso_ms, print_json, progress, table
 from infra.settings import Loaded, Override
-from infra.wiring import open_items, open_log, training_config
+from infra.wiring import training_config
 from model.train import Progress, TrainResult, train
 from stream.clock import to_ms
 from stream.log import read_log

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from infra.service.loops import in_thread
 from storage.errors import FatalStorageError
-from stream.errors import DeadShareError
+from stream.errors import DeadShareError, SinkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -107,7 +107,14 @@ class Service:
         self._call(self._ending.set)
 
     def fail(self, error: BaseException) -> None:
-        """End because of an error; from any thread. The first one counts."""
+        """End because of an error; from any thread. The first one counts.
+
+        Slates that a sink did not take for now, once the service ends, are written by the next start.
+        """
+        away = isinstance(error, SinkError) and error.retry_after_s is not None
+        if away and self._ending.is_set():
+            logger.warning("left_to_the_next_start", extra={"error": str(error)})
+            return
         if self._failure is None:
             self._failure = error
             logger.error("thread_failed", extra={"error": f"{type(error).__name__}: {error}"})

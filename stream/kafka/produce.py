@@ -32,9 +32,7 @@ Kind = Literal["interaction", "item", "bad"]
 HEADERS = [("content-type", b"application/json")]
 _POLL_RECORDS = 4096
 _LINGER_MS = 5
-_MAX_WAITING = (
-    20_000  # messages on their way; the source is read no faster than they are acknowledged
-)
+_MAX_WAITING = 20_000  # messages on their way: no faster than they are acknowledged
 _LONGEST_WAIT_S = 0.5  # between looks at whether to stop
 _ABSENT = {"value": 1.0, "seq": 0}  # what a reader takes where nothing is said
 
@@ -106,12 +104,14 @@ class Produced:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """One message before it is sent: fields of a good record, or the bytes of a bad one."""
+    """One message before it is sent: fields of a good record, or key and bytes of a bad one."""
 
     kind: Kind
     ts: int | None
     fields: dict[str, Any] = field(default_factory=dict)
     raw: bytes = b""
+    key: bytes | None = None
+    of_items: bool = False
 
 
 class Sender:
@@ -151,10 +151,13 @@ class Sender:
         source: Source,
         pace: Pace,
         *,
+        items_topic: str = "",
         max_records: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """Send what a source holds at a pace; returns when the last message is handed over.
+
+        Bad records that the source has on `items_topic` go to the topic of items too.
 
         Raises:
             SourceError: the source can not be read any further.
@@ -163,7 +166,7 @@ class Sender:
         """
         begun, first_ts = perf_counter(), None
         random = np.random.default_rng(pace.seed)
-        for number, record in enumerate(islice(_records(source), max_records)):
+        for number, record in enumerate(islice(_records(source, items_topic), max_records)):
             if first_ts is None:
                 first_ts = record.ts
             if not self._wait_until(begun + pace.due_s(number, record.ts, first_ts)):
@@ -195,7 +198,7 @@ class Sender:
     def _send(self, record: _Record, pace: Pace, random: np.random.Generator) -> None:
         config, counts = self._config, self.produced
         key, value = self._message(record, pace, random)
-        topic = config.items_topic if record.kind == "item" else config.interactions_topic
+        topic = config.items_topic if record.of_items else config.interactions_topic
         if not topic:
             raise ConfigError(
                 "kafka.items_topic: empty, and there is an item to send; name a topic"
@@ -212,7 +215,7 @@ class Sender:
         counts = self.produced
         if record.kind == "bad":
             counts.bad_in_file += 1
-            return None, record.raw
+            return record.key, record.raw
         fields = record.fields
         if pace.shift_to_now and record.ts is not None:
             fields["ts"] = to_ms(self._clock.now())
@@ -258,16 +261,16 @@ def _spoiled(fields: dict[str, Any], fault: int) -> bytes:
     return msgspec.json.encode(wrong)
 
 
-def _records(source: Source) -> Iterator[_Record]:
+def _records(source: Source, items_topic: str) -> Iterator[_Record]:
     """Yield the records of a source in its order."""
     while True:
         batch = source.poll(_POLL_RECORDS, timeout_s=1.0)
-        yield from _in_order(batch)
+        yield from _in_order(batch, items_topic)
         if batch.exhausted:
             return
 
 
-def _in_order(batch: EventBatch) -> list[_Record]:
+def _in_order(batch: EventBatch, items_topic: str) -> list[_Record]:
     found = [
         (row["off"], _Record("interaction", row["ts"], _interaction(row)))
         for row in batch.interactions.to_pylist()
@@ -275,8 +278,10 @@ def _in_order(batch: EventBatch) -> list[_Record]:
     for row in batch.items.to_pylist():
         fields = {"kind": "item", "item_id": row["item_id"], "available": row["available"]}
         fields |= {name: row[name] for name in ("text", "ts") if row[name] is not None}
-        found.append((row["off"], _Record("item", row["ts"], fields)))
-    found += [(letter.off, _Record("bad", None, raw=letter.raw or b"")) for letter in batch.dead]
+        found.append((row["off"], _Record("item", row["ts"], fields, of_items=True)))
+    for letter in batch.dead:
+        raw, of_items = letter.raw or b"", letter.topic == items_topic
+        found.append((letter.off, _Record("bad", None, raw=raw, key=letter.key, of_items=of_items)))
     found.sort(key=lambda pair: pair[0])
     return [record for _, record in found]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from stream.errors import SinkError
+from stream.errors import UndeliveredError
 from stream.kafka.connection import client_arguments
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class RecordProducer:
         """Send messages in order; repeating a call that failed may send some of them twice.
 
         Raises:
-            SinkError: not all are acknowledged, after `delivery_timeout_ms` at most.
+            UndeliveredError: not all are acknowledged, after `delivery_timeout_ms` at most.
         """
         try:
             if self._producer is None:
@@ -86,7 +86,7 @@ class RecordProducer:
                 future.get(0)  # done by now: raises what went wrong
         except (KafkaError, ValueError) as err:  # a name that is no topic's is a ValueError
             self._drop(0.0)  # what it still holds must not be sent after newer messages
-            raise SinkError(
+            raise UndeliveredError(
                 f"{self._config.bootstrap_servers} {messages[0].topic}: not acknowledged"
                 f" ({type(err).__name__}: {err}); the topic must be there and take messages",
                 retry_after_s=_RETRY_S if getattr(err, "retriable", False) else None,

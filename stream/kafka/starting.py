@@ -158,11 +158,15 @@ def _check_shape(db: Database, shape: Mapping[str, str]) -> None:
                 f"{db.path}: the topic {key.removeprefix(_ID)} was made anew since its records were"
                 " stored, so positions mean other records; read it into a new database"
             )
-        what = "this is shard" if key == _SHARD else f"{key.removeprefix(_PARTITIONS)} has"
+        what, remedy = "this is shard", "read the topic from the start (--from earliest)"
+        if key != _SHARD:
+            what = f"{key.removeprefix(_PARTITIONS)} has"
+            remedy = (
+                "copy the log into a new topic (freshet export-log, freshet produce) and read it"
+            )
         raise RepartitionedError(
             f"{db.path}: {what} {value}, the database was built with {known}, so users are in other"
-            " partitions now; stop every shard and read the topic from the start into new databases"
-            " (--from earliest)"
+            f" partitions now; stop every shard and {remedy} into new databases"
         )
 
 

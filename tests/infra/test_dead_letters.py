@@ -66,6 +66,17 @@ def test_chosen_dead_letters_are_produced_again_once(freshet, db, broker, make_t
     assert len(freshet("dlq", "list", "--db", db, "--open", "--json").json["letters"]) == 1
 
 
+def test_where_dead_letters_can_not_be_sent_is_a_line_and_a_code(freshet, db, broker):
+    at = ("--set", f"kafka.bootstrap_servers='{broker.bootstrap}'")
+    missing = freshet("dlq", "replay", "--db", db, "--all", "--topic", "nobody.made.this", *at)
+    assert missing.code == ExitCode.TOPIC
+    nowhere = ("--set", "kafka.bootstrap_servers=127.0.0.1:9", "--set", "kafka.connect_timeout_s=1")
+    away = freshet("dlq", "replay", "--db", db, "--all", *nowhere)
+    assert away.code == ExitCode.UNREACHABLE
+    assert missing.err.count("\n") == away.err.count("\n") == 1
+    assert len(freshet("dlq", "list", "--db", db, "--open", "--json").json["letters"]) == 3
+
+
 def test_an_exported_log_is_replayed_with_its_partitions_and_dead_letters(
     freshet, broker, make_topic, tmp_path
 ):

@@ -4,11 +4,15 @@ import json
 from uuid import uuid4
 
 import pytest
+from kafka import KafkaProducer
 
 from infra.broker.properties import free_ports
 from infra.cli import run
 from infra.exits import ExitCode
 from tests.brokers.backends import USERS
+from tests.stream.kafka.support import read_topic
+
+TOPICS = ("INTERACTIONS_TOPIC", "ITEMS_TOPIC")
 
 
 @pytest.fixture
@@ -57,6 +61,47 @@ def test_topics_then_a_log_then_what_is_left_to_read(names, tmp_path, capsys):
     for row in rows:
         ends[row["topic"]] = ends.get(row["topic"], 0) + row["end"]
     assert ends == {names["INTERACTIONS_TOPIC"]: 150, names["ITEMS_TOPIC"]: 150}
+
+
+def test_a_recorded_log_is_copied_into_topics_with_other_partitions(
+    names, broker, tmp_path, capsys, monkeypatch
+):
+    log, out = tmp_path / "log.jsonl", tmp_path / "out"
+    run(["generate", str(log), "--users", "7", "--events", "120", "--quiet"])
+    capsys.readouterr()
+    printed(capsys, "topics", "create", "--partitions", "2")
+    with log.open("ab") as file:
+        file.write(b'{"kind": "item", "item_id": "i1", "text": "mug", "ts": 1700000000000}\n')
+    printed(capsys, "produce", "--log", str(log), "--malformed", "0.1", "--quiet")
+    bad = KafkaProducer(bootstrap_servers=broker.bootstrap)
+    bad.send(names["ITEMS_TOPIC"], b"no item", key=b"i2").get(30)
+    bad.close()
+    code, recorded = printed(capsys, "export-log", "--out", str(out))
+    assert code == 0
+    old = {name: read_topic(broker.bootstrap, names[name]) for name in TOPICS}
+    for name in TOPICS:
+        names[name] += ".new"
+        monkeypatch.setenv(f"FRESHET_KAFKA__{name}", names[name])
+    printed(capsys, "topics", "create", "--partitions", "5")
+    code, counts = printed(capsys, "produce", "--log", str(out))
+    assert code == 0
+    assert counts["acknowledged"] == recorded["records"]
+    new = {name: read_topic(broker.bootstrap, names[name]) for name in TOPICS}
+    for name in TOPICS:
+        assert by_user(new[name]) == by_user(old[name])
+    assert len({record.partition for record in new["INTERACTIONS_TOPIC"]}) > 2
+
+
+def by_user(records):
+    """Return what every key's records say, in the order of their partition."""
+    found = {}
+    for record in sorted(records, key=lambda one: (one.partition, one.offset)):
+        try:
+            said = json.loads(record.value)
+        except ValueError:
+            said = record.value
+        found.setdefault(record.key, []).append(said)
+    return found
 
 
 def test_tables_are_printed_for_people(names, capsys):

@@ -99,9 +99,16 @@ def test_a_service_works_with_what_its_login_allows_and_writes_no_secret(
     assert lag.code == ExitCode.OK, lag.error
     ended = service.terminate()
     assert ended.code == ExitCode.OK, ended.error
+    sent |= deployment.send(deployment.lines()[200:250])
+    site = site.with_settings(kafka__group=f"later.{site.settings['kafka.group']}")
+    _allow(admin, who, *_needed(site)[3:])
+    service = deployment.start(site)  # it moves the new group to its own positions
+    service.wait_until(lambda: service.caught_up(ends_of(sent)), READY_S, "going on")
+    again = service.terminate()
+    assert again.code == ExitCode.OK, again.error
     slates = read_topic(deployment.broker.bootstrap, str(site.settings["kafka.slates_topic"]))
     scored = query(deployment.left(), "SELECT count(*) AS n FROM rows_all WHERE scores")[0]["n"]
-    assert len(slates) == scored > 100
-    written = refused.error + ended.error + lag.error
+    assert len(slates) == scored > 150
+    written = refused.error + ended.error + again.error + lag.error
     assert '"batch_answered"' in written
     assert not [secret for secret in (*USERS.values(), KEY_PASSWORD) if secret in written]

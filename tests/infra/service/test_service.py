@@ -278,6 +278,23 @@ def test_a_sink_that_is_busy_is_asked_again(tmp_path: Path):
     assert len({slate.id for slate in w.sink.slates}) == len(LOG)
 
 
+def test_a_signal_ends_it_well_although_the_sink_is_away(tmp_path: Path):
+    """The next start answers what could not be written."""
+
+    class Away(MemorySink):
+        def write(self, _slates: Any) -> None:
+            raise SinkError("the broker is away", retry_after_s=0.01)
+
+    with world(tmp_path, sink=Away()) as w:
+        w.run(
+            lambda: until(lambda: w.value("freshet_sink_retries_total") > 3),
+            lambda: os.kill(os.getpid(), signal.SIGTERM),
+        )
+    with world(tmp_path) as w:
+        w.run(w.answered(len(LOG)))
+    assert len({slate.id for slate in w.sink.slates}) == len(LOG)
+
+
 def test_a_backlog_stays_in_the_log_while_answers_do_not_keep_up(tmp_path: Path):
     inside, go_on = threading.Event(), threading.Event()
     held: list[int] = []

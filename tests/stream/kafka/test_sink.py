@@ -3,6 +3,7 @@
 import pytest
 from kafka import KafkaAdminClient
 
+from infra.exits import ExitCode, exit_code
 from stream.errors import SinkError
 from stream.kafka.config import KafkaConfig
 from stream.kafka.sink import KafkaSink
@@ -43,8 +44,9 @@ def test_a_topic_that_is_not_there_is_an_error_that_names_it(broker):
         bootstrap_servers=broker.bootstrap, slates_topic="nobody.made.this", delivery_timeout_ms=500
     )
     sink = KafkaSink(config)
-    with pytest.raises(SinkError, match=r"nobody\.made\.this"):
+    with pytest.raises(SinkError, match=r"nobody\.made\.this") as caught:
         sink.write([slate(0)])
+    assert exit_code(caught.value) == ExitCode.BROKER
     sink.close()
 
 
