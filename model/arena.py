@@ -19,7 +19,8 @@ from model.config import ModelConfig
 
 PAGE_ROWS = 16
 """Rows per page: a user wastes half of it on average, twice (recents and tokens)."""
-_FIRST_PAGES = 64
+_FIRST_NBYTES = 1 << 30
+"""Address space taken at first, as much as states may fill by default: a larger arena has to copy a full one."""
 _META = 6
 TIME, ORDINAL, POSITION, AGE, ITEM_ROW, TYPE_ROW = range(_META)
 """Rows of the metadata: event time in ms, ordinal, position, age of a token's group, model rows of the item and type."""
@@ -40,7 +41,7 @@ class Arena:
         self._d_kv = config.d_kv
         self._compute_dtype = np.dtype(config.compute_dtype)
         self._kv = self._new_kv(0)
-        self._meta = torch.zeros(_META, 0, PAGE_ROWS, dtype=torch.int64)
+        self._meta = self._new_meta(0)
         self._free: list[int] = []
         self._used = 0
         row = 2 * config.n_layers * config.d_kv * self._compute_dtype.itemsize + _META * 8
@@ -60,7 +61,7 @@ class Arena:
         """Numbers of ``count`` pages, now in use; the arena doubles where none are free."""
         if count > len(self._free):
             needed = self.n_pages + count - len(self._free)
-            self._grow(max(_FIRST_PAGES, 2 * self.n_pages, needed))
+            self._grow(max(_FIRST_NBYTES // self.page_nbytes, 2 * self.n_pages, needed))
         self._used += count
         cut = len(self._free) - count
         pages = self._free[cut:]
@@ -111,7 +112,7 @@ class Arena:
             return
         kv = self._new_kv(n_pages)
         kv[:, :, :have] = self._kv
-        meta = torch.zeros(_META, n_pages, PAGE_ROWS, dtype=torch.int64)
+        meta = self._new_meta(n_pages)
         meta[:, :have] = self._meta
         self._kv, self._meta = kv, meta
         self._free = [*range(n_pages - 1, have - 1, -1), *self._free]
@@ -120,6 +121,9 @@ class Arena:
         # zeros, for what a mask leaves out is still multiplied; numpy's cost no memory until used
         shape = (self._layers, 2, n_pages, PAGE_ROWS * self._d_kv)
         return torch.from_numpy(np.zeros(shape, self._compute_dtype))
+
+    def _new_meta(self, n_pages: int) -> Tensor:
+        return torch.from_numpy(np.zeros((_META, n_pages, PAGE_ROWS), np.int64))
 
 
 def page_table(pages: Iterable[list[int]], rows: int) -> Tensor:
