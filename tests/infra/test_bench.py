@@ -144,6 +144,17 @@ def test_every_benchmark_runs_in_its_reduced_form(name, tmp_path):
     assert not wrong
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, entry in BENCHES.items() if entry.broker])
+def test_every_benchmark_beside_a_broker_runs_in_its_reduced_form(name, broker, tmp_path):
+    room = Room(folder=tmp_path, quick=True, bootstrap=broker.bootstrap)
+    found = run_bench(name, room)
+    for row in found.rows:
+        assert row.low is None or row.low <= row.value <= row.high, row
+    assert found.rows
+    assert not [gate for gate in found.gates if not gate.ok and not gate.timed]
+
+
 def test_a_child_reports_its_own_memory_and_says_why_it_failed(tmp_path):
     arguments = ["generate", "log.parquet", "--users", "20", "--events", "200", "--quiet"]
     ran = run_freshet(arguments, folder=tmp_path)
