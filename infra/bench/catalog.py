@@ -66,6 +66,11 @@ BENCHES: dict[str, Entry] = {
         minutes=4,
         broker=True,
     ),
+    "latency": Entry(
+        what="From an event's due time to its slate on the topic, over the same service without a model.",
+        minutes=10,
+        broker=True,
+    ),
 }
 
 

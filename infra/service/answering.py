@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from infra.service.health import Health
+    from infra.service.journeys import Journeys
     from storage.records import PartitionKey
     from stream.config import LiveConfig
     from stream.metrics import Metrics
@@ -50,15 +51,23 @@ class Answering:
         config: how many events at once, and above which backlog only each user's newest.
         health: told of every answer, and of every attempt that failed for now.
         metrics: where answers are counted.
+        journeys: told when an answer begins and what it took.
     """
 
     def __init__(
-        self, pipeline: Pipeline, config: LiveConfig, *, health: Health, metrics: Metrics
+        self,
+        pipeline: Pipeline,
+        config: LiveConfig,
+        *,
+        health: Health,
+        metrics: Metrics,
+        journeys: Journeys,
     ) -> None:
         self._pipeline = pipeline
         self._config = config
         self._health = health
         self._metrics = metrics
+        self._journeys = journeys
         self._stopping = threading.Event()
 
     def wait_stored(self, ends: Mapping[PartitionKey, int], timeout_s: float) -> bool:
@@ -69,12 +78,19 @@ class Answering:
         """Return (answered, stored) of every partition with rows that are not answered."""
         return self._pipeline.waiting()
 
+    def answered(self) -> dict[PartitionKey, int]:
+        """Return the exclusive offset per partition below which everything is answered."""
+        waiting = self.waiting()
+        stored = self._pipeline.ingest.next_offsets
+        return {key: waiting.get(key, (off, off))[0] for key, off in stored.items()}
+
     def answer(self, upto: Mapping[PartitionKey, int], *, shed: bool = False) -> Answered:
         """Answer stored events below these offsets; slates a sink does not take are written again.
 
         Raises:
             SinkError: a retry cannot help, or the service ends.
         """
+        self._journeys.begin()
         while True:
             try:
                 answered = self._pipeline.answer(upto, shed=shed)
@@ -121,6 +137,7 @@ class Answering:
         self._stopping.set()
 
     def _count(self, answered: Answered) -> None:
+        self._journeys.done(answered)
         for stage, seconds in answered.seconds.items():
             self._metrics.observe(SCORE_SECONDS, seconds, stage=stage)
         self._metrics.observe(SCORE_EVENTS, answered.events)

@@ -10,6 +10,7 @@ from infra.service import ingesting, refreshing
 from infra.service.answering import Answering, DirectPump
 from infra.service.health import Health, writable
 from infra.service.ingesting import Ingesting
+from infra.service.journeys import Journeys
 from infra.service.observing import Observer, Sampler
 from infra.service.pages import health_app, serving
 from infra.service.refreshing import Refreshing
@@ -70,7 +71,12 @@ def assemble(
     observer = Observer(metrics, clock, LiveHits(pipeline.identities))
     pipeline.on_stored(observer.stored)
     pipeline.on_answered(observer.answered)
-    answering = Answering(pipeline, live, health=health, metrics=metrics) if config.score else None
+    answering = None
+    if config.score:
+        journeys = Journeys(metrics, clock)
+        pipeline.on_stored(journeys.stored)
+        pipeline.on_answered(journeys.answered)
+        answering = Answering(pipeline, live, health=health, metrics=metrics, journeys=journeys)
     pumping = None if answering is None else (pump or _direct(live))(answering, health)
 
     def stored(counts: IngestCounts) -> None:

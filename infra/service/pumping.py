@@ -9,11 +9,12 @@ from stream.kafka.pump import Pump as Deliveries
 from stream.metrics import SCORE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from infra.service.answering import Answering
     from infra.service.assembling import PumpOf
     from infra.service.health import Health
+    from storage.records import PartitionKey
     from stream.config import LiveConfig
     from stream.kafka.answering import Turn
     from stream.kafka.config import KafkaConfig
@@ -46,7 +47,7 @@ def faust_pump(kafka: KafkaConfig, live: LiveConfig, metrics: Metrics) -> PumpOf
                 on_turn=turn,
             )
 
-        return FaustPump(deliveries, health)
+        return FaustPump(deliveries, health, answering.answered)
 
     return build
 
@@ -57,14 +58,17 @@ class FaustPump:
     Args:
         deliveries: makes them, given what is told of a failure.
         health: not ready until partitions are delivered.
+        answered: says below which offsets nothing need be delivered.
     """
 
     def __init__(
         self,
         deliveries: Callable[[Callable[[BaseException], None]], Deliveries],
         health: Health,
+        answered: Callable[[], Mapping[PartitionKey, int]],
     ) -> None:
         self._make = deliveries
+        self._answered = answered
         self._deliveries: Deliveries | None = None
         health.check_ready(self._unassigned)
 
@@ -75,7 +79,7 @@ class FaustPump:
             BrokerError: the broker cannot be used.
         """
         self._deliveries = self._make(failed)
-        await self._deliveries.start()
+        await self._deliveries.start(self._answered())
 
     def wake(self) -> None:
         """Do nothing: whoever waits for a batch is told by the pipeline."""
