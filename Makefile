@@ -121,7 +121,7 @@ bench: $(VENV)/.installed-report  ## run the benchmarks, write bench/*.json and 
 	@$(BIN)/freshet bench --all --page $(ARGS)
 
 bench-kafka: $(VENV)/.installed-dev  ## the benchmarks beside a broker: ingest, latency, overload (Java 17; a quarter of an hour)
-	@$(BIN)/freshet bench ingest --page $(ARGS)
+	@$(BIN)/freshet bench ingest latency overload --page $(ARGS)
 
 reference: $(VENV)/.installed-report  ## rewrite docs/reference.md from the code
 	@$(PY) -m infra.reference > docs/reference.md.new && mv docs/reference.md.new docs/reference.md

@@ -71,6 +71,11 @@ BENCHES: dict[str, Entry] = {
         minutes=10,
         broker=True,
     ),
+    "overload": Entry(
+        what="The highest rate a service keeps up with, then three times as much for a minute.",
+        minutes=6,
+        broker=True,
+    ),
 }
 
 

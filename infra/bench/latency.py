@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 
 P50_LIMIT, P99_LIMIT, PARTS_LIMIT = 2.0, 3.0, 0.9
 _READY_S, _SETTLE_S = 120.0, 120.0
-_HOT, _ROOM = 60, 100
+HOT, ROOM = 40, 100
+"""Users that come again soon, and states that memory holds, where not all fit."""
 _MS = 1000.0
 _PLAIN, _HITS, _BACKLOG = "baseline: no model", "every state in memory", "compressing a backlog"
-_ALL = 100
+ALL = 100
 """Active users where every state is to be in memory."""
 _BLOCKS, _RESAMPLES = 20, 400
 _NAMES = ("interactions_topic", "items_topic", "slates_topic", "group")
@@ -70,17 +71,17 @@ class Case:
     def users(self, events: int, active: int) -> list[int]:
         """Return whose event is which: users that come again soon, and users that come again too late."""
         if self.hits is None:
-            return [number % min(active, _ALL) for number in range(events)]
+            return [number % min(active, ALL) for number in range(events)]
         hot, cold = count(), count()
         found = []
         for number in range(events):
             again = int((number + 1) * self.hits) > int(number * self.hits)
-            found.append(next(hot) % _HOT if again else _HOT + next(cold) % (active - _HOT))
+            found.append(next(hot) % HOT if again else HOT + next(cold) % (active - HOT))
         return found
 
     def settings(self) -> dict[str, object]:
         """Return what its service is told."""
-        told: dict[str, object] = {} if self.hits is None else {"serving.max_users": _ROOM}
+        told: dict[str, object] = {} if self.hits is None else {"serving.max_users": ROOM}
         if self.backlog:
             told["live.tick_interval_s"] = 1
         return told
@@ -168,7 +169,7 @@ def run(room: Room) -> Findings:
             "catalogue": crowd.items,
             "partitions": PARTITIONS,
             "seconds measured": times.measured_s,
-            "states in memory where they do not fit": _ROOM,
+            "states in memory where they do not fit": ROOM,
             "weights": "random, shipped shape",
         },
         rows=rows,

@@ -62,8 +62,12 @@ class PlainStarter(Starter):
         self._given = db, dict(set_to)
 
     def start(
-        self, argv: Sequence[str], *, fuse: Fuse | None = None, limits: Limits | None = None
-    ) -> Running:  # noqa: ARG002
+        self,
+        argv: Sequence[str],  # noqa: ARG002
+        *,
+        fuse: Fuse | None = None,  # noqa: ARG002
+        limits: Limits | None = None,  # noqa: ARG002
+    ) -> Running:
         """Start it."""
         context = multiprocessing.get_context("spawn")
         process = context.Process(target=_serve, args=(*self._given, self._log), daemon=True)
