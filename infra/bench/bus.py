@@ -16,7 +16,7 @@ from stream.kafka.admin import create_topics, topic_shapes
 from stream.kafka.config import KafkaConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from infra.bench.room import Room
@@ -90,7 +90,7 @@ def event_json(user: str, item: str, kind: str, ts: int, event_id: str) -> bytes
     ).encode()
 
 
-def fill(config: KafkaConfig, events: Sequence[Event]) -> Ends:
+def fill(config: KafkaConfig, events: Iterable[Event]) -> Ends:
     """Send events as fast as they go; return where the partitions end once all are acknowledged.
 
     Raises:

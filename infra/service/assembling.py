@@ -71,12 +71,7 @@ def assemble(
     observer = Observer(metrics, clock, LiveHits(pipeline.identities))
     pipeline.on_stored(observer.stored)
     pipeline.on_answered(observer.answered)
-    answering = None
-    if config.score:
-        journeys = Journeys(metrics, clock)
-        pipeline.on_stored(journeys.stored)
-        pipeline.on_answered(journeys.answered)
-        answering = Answering(pipeline, live, health=health, metrics=metrics, journeys=journeys)
+    answering = _answering(pipeline, live, clock, health, metrics) if config.score else None
     pumping = None if answering is None else (pump or _direct(live))(answering, health)
 
     def stored(counts: IngestCounts) -> None:
@@ -102,6 +97,15 @@ def assemble(
         interrupt=interrupt,
         sites=sites,
     )
+
+
+def _answering(
+    pipeline: Pipeline, live: LiveConfig, clock: Clock, health: Health, metrics: Metrics
+) -> Answering:
+    journeys = Journeys(metrics, clock)
+    pipeline.on_stored(journeys.stored)
+    pipeline.on_answered(journeys.answered)
+    return Answering(pipeline, live, health=health, metrics=metrics, journeys=journeys)
 
 
 def _storing(
