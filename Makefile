@@ -120,7 +120,7 @@ synthetic: $(VENV)/.installed-report  ## show what tokens carry, on a made-up ta
 bench: $(VENV)/.installed-report  ## run the benchmarks, write bench/*.json and docs/performance.md (half an hour)
 	@$(BIN)/freshet bench --all --page $(ARGS)
 
-bench-kafka: $(VENV)/.installed-dev  ## the benchmarks beside a broker: ingest, latency, overload (Java 17; a quarter of an hour)
+bench-kafka: $(VENV)/.installed-dev  ## the benchmarks beside a broker: ingest, latency, overload (Java 17; half an hour)
 	@$(BIN)/freshet bench ingest latency overload --page $(ARGS)
 
 reference: $(VENV)/.installed-report  ## rewrite docs/reference.md from the code

@@ -68,12 +68,12 @@ BENCHES: dict[str, Entry] = {
     ),
     "latency": Entry(
         what="From an event's due time to its slate on the topic, over the same service without a model.",
-        minutes=10,
+        minutes=14,
         broker=True,
     ),
     "overload": Entry(
         what="The highest rate a service keeps up with, then three times as much for a minute.",
-        minutes=6,
+        minutes=8,
         broker=True,
     ),
 }

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from infra.bench.bus import PARTITIONS, broker_of, fill, new_topics
+from infra.bench.cases import BACKLOG, CASES, HITS, PLAIN, ROOM, Case
 from infra.bench.crowd import Crowd, store_answered
 from infra.bench.driver import Answered, Load, Reader
 from infra.bench.plain import PlainStarter
 from infra.bench.result import Findings, Gate, Row, at_least, at_most, estimated, exactly
-from infra.bench.timing import Estimate
+from infra.bench.timing import percentile
 from infra.deployment.children import Starter
 from infra.deployment.serving import Serving
 from infra.deployment.site import Site, free_port
@@ -34,15 +35,7 @@ if TYPE_CHECKING:
 
 P50_LIMIT, P99_LIMIT, PARTS_LIMIT = 2.0, 3.0, 0.9
 _READY_S, _SETTLE_S = 120.0, 120.0
-HOT, ROOM = 40, 100
-"""Users that come again soon, and states that memory holds, where not all fit."""
 _MS = 1000.0
-_PLAIN, _HITS, _BACKLOG = "baseline: no model", "every state in memory", "compressing a backlog"
-ALL = 100
-"""Active users where every state is to be in memory."""
-_TICK_S = 8
-"""The first tick comes after what warms up, and has all that is due to compress."""
-_BLOCKS, _RESAMPLES = 20, 400
 _NAMES = ("interactions_topic", "items_topic", "slates_topic", "group")
 _SEGMENTS, _MEANWHILE = "freshet_compress_segments_total", "segments meanwhile"
 _PARTS = {
@@ -52,54 +45,6 @@ _PARTS = {
     "score": "state found or loaded, extended, read out",
     "sink": "slates acknowledged",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One way to be measured.
-
-    Attributes:
-        name: of it.
-        hits: share of events whose user's state is to be found in memory; None for all of them.
-        plain: the service without a model.
-        backlog: with segments compressed meanwhile.
-    """
-
-    name: str
-    hits: float | None = None
-    plain: bool = False
-    backlog: bool = False
-
-    def users(self, events: int, active: int) -> list[int]:
-        """Return whose event is which: users that come again soon, and users that come again too late."""
-        if self.hits is None:
-            return [number % min(active, ALL) for number in range(events)]
-        hot, cold = count(), count()
-        found = []
-        for number in range(events):
-            again = int((number + 1) * self.hits) > int(number * self.hits)
-            found.append(next(hot) % HOT if again else HOT + next(cold) % (active - HOT))
-        return found
-
-    def settings(self) -> dict[str, object]:
-        """Return what its service is told."""
-        told: dict[str, object] = {} if self.hits is None else {"serving.max_users": ROOM}
-        if self.backlog:
-            told["live.tick_interval_s"] = _TICK_S
-        return told
-
-
-CASES = (
-    Case(_BACKLOG, backlog=True),
-    Case(_PLAIN, plain=True),
-    Case(_HITS),
-    Case("95 % of states in memory", hits=0.95),
-    Case("half of the states in memory", hits=0.5),
-    Case("no state in memory", hits=0.0),
-    Case(_HITS),
-    Case(_PLAIN, plain=True),
-)
-"""In the order in which they are run; what comes twice counts together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +197,7 @@ class _Stage:
 
 
 def _rows(rate: int, ran: dict[str, _Ran]) -> list[Row]:
-    found, plain = [], ran[_PLAIN].latency_ms()
+    found, plain = [], ran[PLAIN].latency_ms()
     for rank in (50, 99):
         part = f"{rate} events/s: p{rank}"
         for name, one in ran.items():
@@ -260,11 +205,11 @@ def _rows(rate: int, ran: dict[str, _Ran]) -> list[Row]:
             found.append(estimated(part, name, estimate, "ms"))
         part = f"{rate} events/s: p{rank} over the baseline"
         for name, one in ran.items():
-            if name != _PLAIN:
+            if name != PLAIN:
                 over = float(np.percentile(one.latency_ms(), rank) / np.percentile(plain, rank))
                 found.append(Row(part=part, what=name, value=over, unit="x"))
     for name, one in ran.items():
-        if name == _PLAIN:
+        if name == PLAIN:
             continue
         part = f"{rate} events/s, {name}: mean of a slate"
         whole = float(one.latency_ms().mean())
@@ -275,18 +220,18 @@ def _rows(rate: int, ran: dict[str, _Ran]) -> list[Row]:
         found.append(
             Row(part=part, what="states found in memory", value=one.hit_share(), unit="share")
         )
-    segments = ran[_BACKLOG].figures[_MEANWHILE]
+    segments = ran[BACKLOG].figures[_MEANWHILE]
     what = f"segments compressed meanwhile, {rate} events/s"
     return [*found, Row(part="backlog", what=what, value=segments)]
 
 
 def _gates(rate: int, ran: dict[str, _Ran]) -> list[Gate]:
-    plain, hits = (ran[name].latency_ms() for name in (_PLAIN, _HITS))
+    plain, hits = (ran[name].latency_ms() for name in (PLAIN, HITS))
     gates = []
     for rank, limit in ((50, P50_LIMIT), (99, P99_LIMIT)):
         over = float(np.percentile(hits, rank) / np.percentile(plain, rank))
-        gates.append(at_most(f"{rate} events/s, {_HITS}: p{rank} over the baseline", over, limit))
-    explained = min(one.explained() for name, one in ran.items() if name != _PLAIN)
+        gates.append(at_most(f"{rate} events/s, {HITS}: p{rank} over the baseline", over, limit))
+    explained = min(one.explained() for name, one in ran.items() if name != PLAIN)
     line = f"{rate} events/s: share of the mean that parts explain, least of all cases"
     gates.append(at_least(line, explained, PARTS_LIMIT))
     sent, answered = (
@@ -295,18 +240,3 @@ def _gates(rate: int, ran: dict[str, _Ran]) -> list[Gate]:
     )
     gates.append(exactly(f"{rate} events/s: events answered of those sent", answered, sent))
     return gates
-
-
-def percentile(values: NDArray[np.float64], rank: int) -> Estimate:
-    """Return a percentile and its 95 % interval, from resamples of blocks of neighbors: what is slow comes in runs."""
-    blocks = np.array_split(values, min(_BLOCKS, len(values)))
-    rng = np.random.default_rng(0)
-    drawn = [
-        np.percentile(
-            np.concatenate([blocks[at] for at in rng.integers(0, len(blocks), len(blocks))]), rank
-        )
-        for _ in range(_RESAMPLES)
-    ]
-    value = float(np.percentile(values, rank))
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Estimate(value, min(value, float(low)), max(value, float(high)))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from infra.bench.breakdown import by_module
+from infra.bench.cases import ALL, HOT, ROOM, Case
 from infra.bench.catalog import BENCHES, run_bench
 from infra.bench.children import ChildError, run_freshet
-from infra.bench.latency import ALL, HOT, ROOM, Case, percentile
 from infra.bench.machine import machine, software
 from infra.bench.page import headlines, page, read_results, with_headlines, write_page
 from infra.bench.result import (
@@ -26,7 +26,7 @@ from infra.bench.result import (
     write_result,
 )
 from infra.bench.room import Room
-from infra.bench.timing import Estimate, Spent, interleave, mean, ratio, spend
+from infra.bench.timing import Estimate, Spent, interleave, mean, percentile, ratio, spend
 from infra.errors import InputError
 from model.config import ModelConfig
 from model.cost import extend_flop, full_flop, kv_bytes
