@@ -19,7 +19,7 @@ COMMA := ,
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: help install install-dev demo test broker live-demo torture torture-kafka check lint format layers types quality synthetic bench reference clean
+.PHONY: help install install-dev demo test broker live-demo torture torture-kafka check lint format layers types quality synthetic bench bench-kafka reference clean
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -119,6 +119,9 @@ synthetic: $(VENV)/.installed-report  ## show what tokens carry, on a made-up ta
 
 bench: $(VENV)/.installed-report  ## run the benchmarks, write bench/*.json and docs/performance.md (half an hour)
 	@$(BIN)/freshet bench --all --page $(ARGS)
+
+bench-kafka: $(VENV)/.installed-dev  ## the benchmarks beside a broker: ingest, latency, overload (Java 17; half an hour)
+	@$(BIN)/freshet bench ingest latency overload --page $(ARGS)
 
 reference: $(VENV)/.installed-report  ## rewrite docs/reference.md from the code
 	@$(PY) -m infra.reference > docs/reference.md.new && mv docs/reference.md.new docs/reference.md

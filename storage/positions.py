@@ -20,9 +20,10 @@ from storage.records import (
 )
 
 _MOVE_SCORED = """
-UPDATE scored_positions SET next_off = $1, scored_at = make_timestamp($2 * 1000)
-WHERE topic = $3 AND part = $4
+UPDATE scored_positions s SET next_off = m.next_off, scored_at = make_timestamp(m.at_ms * 1000)
+FROM (VALUES {rows}) m(next_off, at_ms, topic, part) WHERE s.topic = m.topic AND s.part = m.part
 """
+_SCORED_ROW = "(?::BIGINT, ?::BIGINT, ?::VARCHAR, ?::INTEGER)"
 _FIRST_SCORED = """
 INSERT INTO scored_positions(next_off, scored_at, topic, part)
 VALUES ($1, make_timestamp($2 * 1000), $3, $4)
@@ -152,10 +153,16 @@ def newest_below(reader: Reader, positions: Mapping[PartitionKey, int]) -> dict[
 
 def set_scored(tx: Tx, offsets: Mapping[PartitionKey, int], at: datetime) -> None:
     """Store per partition the offset after the last event that was scored."""
-    for (topic, part), next_off in offsets.items():
-        values: list[Param] = [next_off, to_ms(at), topic, part]
-        if not tx.execute(_MOVE_SCORED, values):
-            tx.execute(_FIRST_SCORED, values)
+    if not offsets:
+        return
+    rows: list[list[Param]] = [[off, to_ms(at), *key] for key, off in offsets.items()]
+    move = _MOVE_SCORED.format(rows=", ".join([_SCORED_ROW] * len(rows)))
+    if tx.execute(move, [value for row in rows for value in row]) == len(rows):
+        return
+    known = scored_offsets(tx)
+    for key, row in zip(offsets, rows, strict=True):
+        if key not in known:
+            tx.execute(_FIRST_SCORED, row)
 
 
 def scored_offsets(reader: Reader) -> dict[PartitionKey, int]:

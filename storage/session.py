@@ -16,7 +16,7 @@ from storage.errors import StorageError
 from storage.records import Param
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_MOST_VALUES = 64  # showing DuckDB an Arrow table costs as much as binding so many values
+_MOST_VALUES = 128  # showing DuckDB an Arrow table costs as much as binding so many values
 
 
 class Session:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from stream.config import StreamConfig
 
 
+_PART_BITS = 32
+_PART_MASK = (1 << _PART_BITS) - 1
+
+
 @dataclass(frozen=True, slots=True)
 class SegmentRule:
     """Where segments end: n interactions each, due once r_min newer ones exist too."""
@@ -220,14 +224,12 @@ def partition_rows(table: pa.Table) -> list[tuple[tuple[str, int], NDArray[np.in
     topics = table["topic"].combine_chunks().dictionary_encode()
     codes = topics.indices.to_numpy().astype(np.int64)
     names = topics.dictionary.to_pylist()
-    parts = table["part"].to_numpy().astype(np.int64)
-    if (codes == codes[0]).all() and (parts == parts[0]).all():
-        return [((names[0], int(parts[0])), np.arange(table.num_rows))]
-    pairs = np.unique(np.stack([codes, parts], axis=1), axis=0)
-    return [
-        ((names[code], part), np.flatnonzero((codes == code) & (parts == part)))
-        for code, part in pairs.tolist()
-    ]
+    places = (codes << _PART_BITS) + table["part"].to_numpy()
+    order = np.argsort(places, kind="stable")
+    places = places[order]
+    first = np.flatnonzero(places[1:] != places[:-1]) + 1
+    found = zip(places[np.append(0, first)].tolist(), np.split(order, first), strict=True)
+    return [((names[at >> _PART_BITS], at & _PART_MASK), rows) for at, rows in found]
 
 
 def _letters(

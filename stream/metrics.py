@@ -144,6 +144,14 @@ SCORE_SECONDS = Metric(
     ("stage",),
     _QUICK_S,
 )
+SLATE_SECONDS = Metric(
+    "freshet_slate_seconds_total",
+    "counter",
+    "seconds",
+    "Time from record to slate, added up over slates, by part: poll (until a poll returned the record), store (its"
+    " transaction), wait (until its answer began), score, sink; over freshet_slates_total it is a mean.",
+    ("part",),
+)
 SCORE_EVENTS = Metric(
     "freshet_score_batch_events", "histogram", "events", "Events of one answer.", (), _SIZES
 )

@@ -19,11 +19,13 @@ class Entry:
         what: what it measures, in a sentence.
         minutes: roughly how long it takes on two cores.
         long: left out unless it is named.
+        broker: needs Java and a broker; left out unless it is named.
     """
 
     what: str
     minutes: int
     long: bool = False
+    broker: bool = False
 
 
 BENCHES: dict[str, Entry] = {
@@ -58,6 +60,21 @@ BENCHES: dict[str, Entry] = {
         what="A generated log of 20 million events and one million users with ticks, then slates.",
         minutes=60,
         long=True,
+    ),
+    "ingest": Entry(
+        what="Events stored from a broker per processor second, over a bare poll loop that only counts them.",
+        minutes=4,
+        broker=True,
+    ),
+    "latency": Entry(
+        what="From an event's due time to its slate on the topic, over the same service without a model.",
+        minutes=14,
+        broker=True,
+    ),
+    "overload": Entry(
+        what="The highest rate a service keeps up with, then three times as much for a minute.",
+        minutes=8,
+        broker=True,
     ),
 }
 

@@ -37,6 +37,11 @@ _HEADLINES: tuple[tuple[str, str, str, str], ...] = (
     ("reload", "load of 256 users", "p50", "256 users loaded from the file, median"),
     ("memory", "growth", "twice the users over base", "peak memory with twice the users"),
     ("memory", "growth", "twice the history over base", "peak memory with twice the history"),
+    ("ingest", "events per processor second", "freshet, stored in DuckDB", "events stored from a broker"),
+    ("ingest", "share", "freshet over bare kafka-python", "the same over a bare poll loop that only counts them"),
+    ("latency", "100 events/s: p50", "every state in memory", "event to slate on the topic at 100 events/s, median"),
+    ("latency", "500 events/s: p50", "every state in memory", "event to slate on the topic at 500 events/s, median"),
+    ("overload", "sustainable", "rate", "events answered one by one, broker and producer on the same two cores"),
     ("scale", "stored with ticks, without slates", "peak memory", "peak memory, 20 million events of a million users with ticks"),
 )  # fmt: skip
 """Benchmark, part and row of the README's table, and what it says there."""

@@ -24,11 +24,13 @@ class Room:
         folder: an empty folder of its own; removed afterwards.
         quick: the reduced form: it shows that the benchmark works, not what freshet can do.
         note: told what happens, for a progress line.
+        bootstrap: a running broker for benchmarks that need one; empty lets them start their own.
     """
 
     folder: Path
     quick: bool = False
     note: Callable[[str], None] = _silent
+    bootstrap: str = ""
 
     def size(self, full: T, quick: T) -> T:
         """Return one of two sizes."""

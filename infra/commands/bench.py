@@ -86,7 +86,11 @@ def _wanted(names: tuple[str, ...], *, every: bool) -> list[str]:
     for name in names:
         if name not in BENCHES:
             raise click.UsageError(f"there is no benchmark {name!r}{closest(name, BENCHES)}")
-    return [name for name, entry in BENCHES.items() if name in names or (every and not entry.long)]
+    return [
+        name
+        for name, entry in BENCHES.items()
+        if name in names or (every and not entry.long and not entry.broker)
+    ]
 
 
 def _list(*, as_json: bool) -> int:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import perf_counter
 from typing import Protocol
@@ -164,21 +164,30 @@ class Starter:
     ) -> Running:
         process = self._context.Process(target=_child, args=(list(argv), given, errors, limits))
         process.start()
-        return _Warm(process)
+        return Child(process)
 
 
-class _Warm:
-    def __init__(self, process: ForkServerProcess) -> None:
+class Child:
+    """A process of `multiprocessing`, started.
+
+    Args:
+        process: the process.
+    """
+
+    def __init__(self, process: BaseProcess) -> None:
         self._process = process
 
     def wait(self, timeout_s: float) -> int | None:
+        """Return its exit code, None if it still runs after the time."""
         self._process.join(timeout_s)
         return self._process.exitcode
 
     def kill(self) -> None:
+        """Send SIGKILL."""
         self._process.kill()
 
     def terminate(self) -> None:
+        """Send SIGTERM."""
         self._process.terminate()
 
 

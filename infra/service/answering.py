@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from infra.service.health import Health
+    from infra.service.journeys import Journeys
     from storage.records import PartitionKey
     from stream.config import LiveConfig
     from stream.metrics import Metrics
@@ -51,15 +52,23 @@ class Answering:
         config: how many events at once, and above which backlog only each user's newest.
         health: told of every answer, and of every attempt that failed for now.
         metrics: where answers are counted.
+        journeys: told when an answer begins and what it took.
     """
 
     def __init__(
-        self, pipeline: Pipeline, config: LiveConfig, *, health: Health, metrics: Metrics
+        self,
+        pipeline: Pipeline,
+        config: LiveConfig,
+        *,
+        health: Health,
+        metrics: Metrics,
+        journeys: Journeys,
     ) -> None:
         self._pipeline = pipeline
         self._config = config
         self._health = health
         self._metrics = metrics
+        self._journeys = journeys
         self._stopping = threading.Event()
 
     def wait_stored(self, ends: Mapping[PartitionKey, int], timeout_s: float) -> bool:
@@ -84,6 +93,7 @@ class Answering:
         Raises:
             SinkError: a retry cannot help, or the service ends.
         """
+        self._journeys.begin()
         while True:
             try:
                 answered = self._pipeline.answer(upto, shed=shed)
@@ -131,6 +141,7 @@ class Answering:
         self._stopping.set()
 
     def _count(self, answered: Answered) -> None:
+        self._journeys.done(answered)
         for stage, seconds in answered.seconds.items():
             self._metrics.observe(SCORE_SECONDS, seconds, stage=stage)
         self._metrics.observe(SCORE_EVENTS, answered.events)

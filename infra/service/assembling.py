@@ -11,6 +11,7 @@ from infra.service import ingesting, refreshing
 from infra.service.answering import Answering, DirectPump
 from infra.service.health import Health, writable
 from infra.service.ingesting import Ingesting
+from infra.service.journeys import Journeys
 from infra.service.observing import Observer, Sampler
 from infra.service.pages import health_app, serving
 from infra.service.refreshing import Refreshing
@@ -90,7 +91,10 @@ def assemble(
     observer = Observer(metrics, clock, LiveHits(pipeline.identities))
     pipeline.on_stored(observer.stored)
     pipeline.on_answered(observer.answered)
-    answering = Answering(pipeline, live, health=health, metrics=metrics)
+    journeys = Journeys(metrics, clock)
+    pipeline.on_stored(journeys.stored)
+    pipeline.on_answered(journeys.answered)
+    answering = Answering(pipeline, live, health=health, metrics=metrics, journeys=journeys)
     delivered = pump if pipeline.config.score else None
     pumping = (delivered or _direct(live))(answering, health)
 

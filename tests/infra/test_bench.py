@@ -1,12 +1,15 @@
 """Benchmarks: the arithmetic they rest on, each of them in its reduced form, and the page they make."""
 
 import json
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from infra.bench.breakdown import by_module
+from infra.bench.cases import ALL, HOT, ROOM, Case
 from infra.bench.catalog import BENCHES, run_bench
 from infra.bench.children import ChildError, run_freshet
 from infra.bench.machine import machine, software
@@ -23,7 +26,7 @@ from infra.bench.result import (
     write_result,
 )
 from infra.bench.room import Room
-from infra.bench.timing import Estimate, Spent, interleave, mean, ratio, spend
+from infra.bench.timing import Estimate, Spent, interleave, mean, percentile, ratio, spend
 from infra.errors import InputError
 from model.config import ModelConfig
 from model.cost import extend_flop, full_flop, kv_bytes
@@ -143,6 +146,39 @@ def test_every_benchmark_runs_in_its_reduced_form(name, tmp_path):
         assert row.low is None or row.low <= row.value <= row.high, row
     wrong = [gate for gate in found.gates if not gate.ok and not gate.timed]
     assert not wrong
+
+
+def test_a_case_asks_for_users_that_come_again_soon_or_too_late():
+    users = Case("half", hits=0.5).users(1_000, 400)
+    seen: OrderedDict[int, None] = OrderedDict()
+    hits = 0
+    for user in users:
+        hits += user in seen
+        seen[user] = None
+        seen.move_to_end(user)
+        while len(seen) > ROOM:
+            seen.popitem(last=False)
+    assert hits == 500 - len({user for user in users if user < HOT})
+    assert set(Case("all").users(1_000, 400)) == set(range(ALL))
+
+
+def test_a_percentile_lies_in_its_interval():
+    found = percentile(np.arange(1_000.0), 99)
+    assert found.low <= found.value <= found.high
+    assert found.value == pytest.approx(989, abs=1)
+    same = percentile(np.full(100, 3.0), 50)
+    assert (same.low, same.value, same.high) == (3, 3, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, entry in BENCHES.items() if entry.broker])
+def test_every_benchmark_beside_a_broker_runs_in_its_reduced_form(name, broker, tmp_path):
+    room = Room(folder=tmp_path, quick=True, bootstrap=broker.bootstrap)
+    found = run_bench(name, room)
+    for row in found.rows:
+        assert row.low is None or row.low <= row.value <= row.high, row
+    assert found.rows
+    assert not [gate for gate in found.gates if not gate.ok and not gate.timed]
 
 
 def test_a_child_reports_its_own_memory_and_says_why_it_failed(tmp_path):

@@ -150,3 +150,11 @@ def test_scored_offsets_are_replaced_per_partition():
             positions.set_scored(tx, {A: 5}, NOW)
             positions.set_scored(tx, {}, NOW)
         assert positions.scored_offsets(db) == {A: 5, B: 4}
+
+
+def test_known_and_new_partitions_are_scored_together():
+    with fresh() as (db, _):
+        with db.transaction() as tx:
+            positions.set_scored(tx, {A: 3}, NOW)
+            positions.set_scored(tx, {A: 6, B: 1}, NOW)
+        assert positions.scored_offsets(db) == {A: 6, B: 1}

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from storage.identities import Identities
 from stream.config import EventType, StreamConfig
 from stream.events import Partition
 from stream.ingest import Ingest
-from stream.judge import SegmentRule
+from stream.judge import SegmentRule, partition_rows
 from stream.sources.memory import MemorySource
 from tests.stream.support import NOW, START_MS, Event, encode, event
 
@@ -244,3 +245,16 @@ def test_events_alike_in_everything_but_the_id_are_all_kept(
     one = event("a", "i", START_MS)
     rows = judged(store, "alike", [one, one, one | {"event_id": "x"}, one | {"event_id": "y"}])
     assert [row["duplicate"] for row in rows] == [False] * 4
+
+
+def test_rows_are_told_apart_by_topic_and_partition_in_their_order():
+    table = pa.table({
+        "topic": ["b", "a", "b", "a", "a"],
+        "part": pa.array([1, 2, 1, 0, 2], pa.int32()),
+    })
+    found = [(key, rows.tolist()) for key, rows in partition_rows(table)]
+    assert found == [(("b", 1), [0, 2]), (("a", 0), [3]), (("a", 2), [1, 4])]
+    assert partition_rows(table.slice(0, 0)) == []
+    assert [(key, rows.tolist()) for key, rows in partition_rows(table.slice(1, 1))] == [
+        (("a", 2), [0])
+    ]
