@@ -89,11 +89,10 @@ def assemble(
     """
     health, beside = health or Health(), beside or Beside()
     observer = Observer(metrics, clock, LiveHits(pipeline.identities))
-    pipeline.on_stored(observer.stored)
-    pipeline.on_answered(observer.answered)
     journeys = Journeys(metrics, clock)
-    pipeline.on_stored(journeys.stored)
-    pipeline.on_answered(journeys.answered)
+    for watching in (observer, journeys):
+        pipeline.on_stored(watching.stored)
+        pipeline.on_answered(watching.answered)
     answering = Answering(pipeline, live, health=health, metrics=metrics, journeys=journeys)
     delivered = pump if pipeline.config.score else None
     pumping = (delivered or _direct(live))(answering, health)
