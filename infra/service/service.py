@@ -14,7 +14,7 @@ from storage.errors import FatalStorageError
 from stream.errors import DeadShareError, SinkError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from infra.scheduler import Scheduler
@@ -166,19 +166,27 @@ class Service:
         await self._stop(monotonic() + bound_s, answer=answer)
 
     async def _start(self) -> None:
-        resuming = asyncio.ensure_future(in_thread(self._pipeline.resume))
-        ending = asyncio.ensure_future(self._ending.wait())
-        await asyncio.wait({resuming, ending}, return_when=asyncio.FIRST_COMPLETED)
-        ending.cancel()
-        if self._ending.is_set():
+        if not await self._before_the_end(in_thread(self._pipeline.resume)):
             return
-        await resuming
         self._health.met(RESUMED)
         self._health.begin()
         self._ingesting.loop.start(self.fail)
-        await self._pump.start(self.fail)
+        if not await self._before_the_end(self._pump.start(self.fail)):
+            return
         self._scheduler.start(self.fail)
         logger.info("started")
+
+    async def _before_the_end(self, work: Coroutine[object, object, None]) -> bool:
+        """Whether a step of the start was done before all was to end; one that was not is given up."""
+        step = asyncio.ensure_future(work)
+        ending = asyncio.ensure_future(self._ending.wait())
+        await asyncio.wait({step, ending}, return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if self._ending.is_set():
+            step.cancel()
+            return False
+        await step
+        return True
 
     async def _stop(self, deadline: float, *, answer: bool) -> None:
         """End threads, answer what is stored if wanted, close; whatever does not end in time is left behind."""

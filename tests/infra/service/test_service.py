@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -344,6 +345,50 @@ def test_a_drain_is_bounded_and_says_that_something_hangs(tmp_path: Path):
         assert monotonic() - started < WAIT_S / 2
         assert not w.service.clean
         go_on.set()
+
+
+class Joining:
+    """A pump that never comes to its start: the broker went away meanwhile."""
+
+    def __init__(self, *_: Any) -> None:
+        self.joining = threading.Event()
+        self.given_up = False
+
+    async def start(self, _failed: Any, /) -> None:
+        self.joining.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.given_up = True
+
+    def wake(self) -> None: ...
+
+    async def stop(self, _timeout_s: float, /) -> bool:
+        return True
+
+
+def test_a_signal_ends_a_start_that_waits_for_the_broker(tmp_path: Path):
+    pump = Joining()
+    with world(tmp_path, pump=lambda *_: pump) as w:
+        w.run(lambda: pump.joining.wait(WAIT_S))
+        assert pump.given_up
+        assert w.service.clean
+
+
+def test_what_ends_a_thread_ends_a_start_that_waits_for_the_broker(tmp_path: Path):
+    pump = Joining()
+
+    class Broken(Pipeline):
+        def store(self, _batch: Any) -> Any:
+            pump.joining.wait(WAIT_S)
+            raise DiskFullError("that was it")
+
+    with (
+        world(tmp_path, pipeline=Broken, pump=lambda *_: pump) as w,
+        pytest.raises(DiskFullError, match="that was it"),
+    ):
+        w.service.run()
+    assert pump.given_up
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path):
