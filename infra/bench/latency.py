@@ -37,7 +37,7 @@ P50_LIMIT, P99_LIMIT, PARTS_LIMIT = 2.0, 3.0, 0.9
 _READY_S, _SETTLE_S = 120.0, 120.0
 _MS = 1000.0
 _NAMES = ("interactions_topic", "items_topic", "slates_topic", "group")
-_SEGMENTS, _MEANWHILE = "freshet_compress_segments_total", "segments meanwhile"
+_BATCHES, _MEANWHILE = "freshet_compress_seconds_count", "batches meanwhile"
 _PARTS = {
     "poll": "log to polled",
     "store": "stored in DuckDB",
@@ -170,7 +170,7 @@ class _Stage:
             ran.answered += load.answered(reader.first())
         for series, value in after.items():
             ran.figures[series] += value - before.get(series, 0.0)
-        ran.figures[_MEANWHILE] += during.get(_SEGMENTS, 0.0) - before.get(_SEGMENTS, 0.0)
+        ran.figures[_MEANWHILE] += during.get(_BATCHES, 0.0) - before.get(_BATCHES, 0.0)
 
     @contextmanager
     def _service(self, case: Case, config: KafkaConfig) -> Iterator[Serving]:
@@ -220,9 +220,9 @@ def _rows(rate: int, ran: dict[str, _Ran]) -> list[Row]:
         found.append(
             Row(part=part, what="states found in memory", value=one.hit_share(), unit="share")
         )
-    segments = ran[BACKLOG].figures[_MEANWHILE]
-    what = f"segments compressed meanwhile, {rate} events/s"
-    return [*found, Row(part="backlog", what=what, value=segments)]
+    batches = ran[BACKLOG].figures[_MEANWHILE]
+    what = f"compressed meanwhile, {rate} events/s"
+    return [*found, Row(part="backlog", what=what, value=batches, unit="batches of segments")]
 
 
 def _gates(rate: int, ran: dict[str, _Ran]) -> list[Gate]:
@@ -234,6 +234,8 @@ def _gates(rate: int, ran: dict[str, _Ran]) -> list[Gate]:
     explained = min(one.explained() for name, one in ran.items() if name != PLAIN)
     line = f"{rate} events/s: share of the mean that parts explain, least of all cases"
     gates.append(at_least(line, explained, PARTS_LIMIT))
+    line = f"{rate} events/s: batches of segments compressed while measured"
+    gates.append(at_least(line, ran[BACKLOG].figures[_MEANWHILE], 1))
     sent, answered = (
         sum(value)
         for value in zip(*((one.sent, len(one.answered)) for one in ran.values()), strict=True)
