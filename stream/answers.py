@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import timedelta
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,7 @@ class Answers:
         self._config = config
         self._fence = fence
         self._scored = positions.scored_offsets(db)
+        self._settled_at: datetime | None = None
         self._work = _Work(dict(cut.next_offsets))
         self.unanswered = Unanswered()
         self.listeners: list[Listener] = []
@@ -95,8 +97,8 @@ class Answers:
         self.unanswered = Unanswered()
         self._work.shed.update(self.unanswered.add(rows))
 
-    def commit(self, at: datetime) -> Answered:
-        """Make slates durable in the sink, then move the scored positions to the cut.
+    def commit(self, at: datetime, *, settle: bool = False) -> Answered:
+        """Make slates durable in the sink, then move the scored positions to the cut, when they are due or are to.
 
         Raises:
             SinkError: the sink did not take the slates; the next call writes them again.
@@ -111,7 +113,7 @@ class Answers:
             reach("sink.written")
         self._work = _Work(dict(self._cut.next_offsets))
         sheds: list[JournalEntry] = []
-        if self.behind():
+        if self.behind() and (settle or self._due(work, at)):
             with self._db.transaction() as tx:
                 self.settle(tx, at)
                 log_slates(tx, work.slates, self._ids, keep=self._config.slate_log)
@@ -130,12 +132,22 @@ class Answers:
         ends = self._cut.next_offsets.items()
         return {key: off for key, off in ends if off > scored.get(key, 0)}
 
+    def _due(self, work: _Work, at: datetime) -> bool:
+        """Whether the scored positions move now: in time, and together with what else there is to write."""
+        if work.shed or (work.slates and self._config.slate_log) or self._settled_at is None:
+            return True
+        return at - self._settled_at >= timedelta(milliseconds=self._config.settle_ms)
+
     def settle(self, tx: Tx, at: datetime) -> None:
         """Move the scored positions to the cut in a transaction."""
         self._fence(tx)
         ends: Mapping[PartitionKey, int] = self.behind()
         positions.set_scored(tx, ends, at)
-        tx.on_commit(lambda: self._scored.update(ends))
+        tx.on_commit(lambda: self._settled(ends, at))
+
+    def _settled(self, ends: Mapping[PartitionKey, int], at: datetime) -> None:
+        self._scored.update(ends)
+        self._settled_at = at
 
     def _spent(self, stage: str, started: float) -> None:
         seconds = self._work.done.seconds

@@ -246,6 +246,8 @@ class LiveConfig:
         poll_ms: longest wait of one poll for a first record.
         take_max: events answered together at most ...
         take_within_ms: ... and how long the first of them waits for others.
+        settle_ms: how long the scored positions may stay behind what is answered: a transaction of
+            its own per answer takes as long as scoring it. A crash repeats the slates of that time.
         shed_above: stored events without an answer above which only each user's newest is scored;
             0 never sheds.
         hold_above: stored events without an answer above which none are taken from the log until a
@@ -265,6 +267,7 @@ class LiveConfig:
     poll_ms: int = 100
     take_max: int = 256
     take_within_ms: int = 5
+    settle_ms: int = 200
     shed_above: int = 20_000
     hold_above: int = 200_000
     tick_interval_s: int = 60
@@ -282,7 +285,7 @@ class LiveConfig:
         for name in _AT_LEAST_ONE:
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be >= 1, not {getattr(self, name)}")
-        for name in ("take_within_ms", "shed_above", "hold_above", "http_port"):
+        for name in ("take_within_ms", "settle_ms", "shed_above", "hold_above", "http_port"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
 
@@ -299,6 +302,7 @@ class PipelineConfig:
         rotate_rows: interactions in the hot table that trigger a rotation into a sorted run.
         max_runs: sorted runs that trigger a merge.
         slate_log: newest slates kept in the database; 0 keeps none.
+        settle_ms: how long scored positions may stay behind what is answered; 0 moves them with every answer.
         refuse_moved: whether an event from another partition than its user's first stops the run, as it must where
             another shard or another log may hold the rest of the user; otherwise it is counted.
     """
@@ -310,4 +314,5 @@ class PipelineConfig:
     rotate_rows: int = 200_000
     max_runs: int = 16
     slate_log: int = 0
+    settle_ms: int = 0
     refuse_moved: bool = False

@@ -216,6 +216,15 @@ class Pipeline:
             self.summary.seconds[stage] += seconds
         return done
 
+    def settle(self) -> None:
+        """Move the scored positions up to what is answered, where they may stay behind for a while.
+
+        Raises:
+            SinkError: slates wait for the sink, and it did not take them.
+        """
+        with self._answering:
+            self._parts.answers.commit(self._clock.now(), settle=True)
+
     def recommend(
         self,
         user_id: str,

@@ -124,16 +124,20 @@ class Answering:
         self.answer(ends, shed=shed)
         return True
 
+    def settle(self) -> None:
+        """Move the scored positions up to what is answered."""
+        self._pipeline.settle()
+
     def drain(self, deadline: float) -> bool:
         """Answer what is stored until a time of the monotonic clock; return whether nothing is left."""
-        while monotonic() < deadline:
-            try:
-                if not self.answer_some():
-                    return True
-            except SinkError as err:
-                if err.retry_after_s is None:
-                    raise
-                return False  # the next start answers them
+        try:
+            while monotonic() < deadline and self.answer_some():
+                pass
+            self.settle()
+        except SinkError as err:
+            if err.retry_after_s is None:
+                raise
+            return False  # the next start answers them
         return not self.waiting()
 
     def stop(self) -> None:
@@ -194,5 +198,8 @@ class DirectPump:
 
     def _turn(self) -> None:
         self._stored.clear()
-        if not self._answering.answer_some() and self._stored.wait(_IDLE_S):
+        if self._answering.answer_some():
+            return
+        self._answering.settle()
+        if self._stored.wait(_IDLE_S):
             self._loop.wait(self._within_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
@@ -117,7 +117,7 @@ def service_of(plan: RunPlan, loaded: Loaded, *, clock: Clock | None = None) -> 
         stack.enter_context(closing(source))
         sink = _closed_later(stack, _sink(plan, kafka))
         config = pipeline_config(loaded, engine.config if engine else None, score=plan.score)
-        config = bound_config(db, loaded, config)
+        config = replace(bound_config(db, loaded, config), settle_ms=live.settle_ms)
         pipeline = Pipeline(
             db=db,
             identities=Identities.load(db),

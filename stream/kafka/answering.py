@@ -33,6 +33,10 @@ class Answers(Protocol):
         """Answer stored rows below exclusive offsets, as far as stored."""
         ...
 
+    def settle(self) -> None:
+        """Move the scored positions up to what is answered."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
@@ -122,7 +126,7 @@ class Answerer:
         )  # fmt: skip
 
     def sweep(self) -> None:
-        """Answer what already waited at the last sweep: rows that no delivery asks for.
+        """Answer what already waited at the last sweep, rows that no delivery asks for; then settle what is answered.
 
         The positions of the group may be ahead of a restored database: what is stored again is then
         not delivered again.
@@ -136,6 +140,7 @@ class Answerer:
         self._swept = {key: stored for key, (_, stored) in waiting.items()}
         if old:
             self._answer(old)
+        self._pipeline.settle()
 
     def _go_on(self, begun: float, ends: Offsets) -> None:
         if self._abandoned.is_set():

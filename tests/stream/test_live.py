@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from model.engine import SegmentJob, TokenBlock
-from storage import faults, journal
+from storage import faults, journal, positions
 from storage import tokens as token_store
 from stream.clock import from_ms
 from stream.diff import diff
@@ -216,12 +216,13 @@ def rerun(
         return sink.slates, token_store.digest(pipeline.db, "tiny")
 
 
+@pytest.mark.parametrize("settle_ms", [0, 60_000])
 def test_a_live_run_that_dies_goes_on_with_the_entries_that_did_not_apply_yet(
-    tmp_path: Path,
+    tmp_path: Path, settle_ms: int
 ) -> None:
     """Stored and ticked, killed before and after answers: one journal, and each event's slate is the same."""
     log = log_of(5, 120)
-    config = pipeline_config(ENGINE, **SETTINGS)
+    config = pipeline_config(ENGINE, **SETTINGS, settle_ms=settle_ms)
     slates: list[Slate] = []
     source, now = MemorySource(log, ended=True), START_MS + DAY_MS
     points = ["scored.commit", "tick.journal", "sink.written", "tick.applied", "nowhere"]
@@ -249,6 +250,7 @@ def test_a_live_run_that_dies_goes_on_with_the_entries_that_did_not_apply_yet(
                 if batch.exhausted:
                     break
             pipeline.answer()
+            pipeline.settle()
         _arm(None)
         slates += sink.slates
     with opened(tmp_path / "a.db", ENGINE, config, ticks="calls") as pipeline:
@@ -259,6 +261,34 @@ def test_a_live_run_that_dies_goes_on_with_the_entries_that_did_not_apply_yet(
     assert report.equal, (report.counts, report.examples[:3])
     assert report.repeats > 0
     assert report.compared == len(again)
+
+
+def test_scored_positions_may_stay_behind_answers_but_not_behind_what_was_shed(
+    tmp_path: Path,
+) -> None:
+    """The clock stands still: what is answered after the first time settles when it is asked to, or with a shed."""
+    config, part = pipeline_config(ENGINE, **SETTINGS, settle_ms=200), Partition(TOPIC, 0)
+    log = [(part, encode(one)) for one in eventful(np.random.default_rng(6), 40)]
+    source, sink = MemorySource(log, ended=True), MemorySink()
+    with opened(tmp_path / "x.db", ENGINE, config, sink=sink, ticks="calls") as pipeline:
+
+        def answered(*, shed: bool = False) -> tuple[int, int]:
+            pipeline.store(source.poll(10))
+            pipeline.answer(shed=shed)
+            assert pipeline.waiting() == {}
+            return settled(), pipeline.ingest.next_offsets[TOPIC, 0]
+
+        def settled() -> int:
+            return positions.scored_offsets(pipeline.db).get((TOPIC, 0), 0)
+
+        assert answered() == (10, 10)
+        assert answered() == (10, 20)
+        pipeline.settle()
+        assert settled() == 20
+        assert answered() == (20, 30)
+        assert answered(shed=True) == (40, 40)
+        assert journal.entries(pipeline.db, "shed")
+    assert max(ids(sink.slates).values()) == 1
 
 
 def _arm(point: str | None) -> None:

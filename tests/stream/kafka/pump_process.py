@@ -49,6 +49,9 @@ class Recorder:
         unfinished.write_text(json.dumps([[*key, off] for key, off in self.scored.items()]))
         unfinished.replace(self._file)
 
+    def settle(self):
+        pass
+
 
 async def main(bootstrap, topic, group, shard, shards, folder, fault, assignment_s):
     config = KafkaConfig(

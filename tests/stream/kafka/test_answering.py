@@ -32,6 +32,9 @@ class Store:
         for key, off in upto.items():
             self.scored[key] = max(min(off, self.stored[key]), self.scored.get(key, 0))
 
+    def settle(self):
+        self.settled = dict(self.scored)
+
 
 def answerer(store, **more):
     settings = {"take_max": 100, "shed_above": 0, "slice_s": 0.0} | more
@@ -96,6 +99,14 @@ def test_when_too_much_waits_all_of_it_is_answered_and_shed_in_bounded_steps():
 def test_offsets_of_another_topic_are_no_overload():
     store = Store({A: 5, ("items", 0): 5000})
     assert not take(answerer(store, shed_above=100), {A: 5}).shed
+
+
+def test_a_sweep_settles_what_is_answered():
+    store = Store({A: 10})
+    answering = answerer(store)
+    take(answering, {A: 7})
+    answering.sweep()
+    assert store.settled == {A: 7}
 
 
 def test_a_sweep_answers_only_what_waited_at_the_last_one():

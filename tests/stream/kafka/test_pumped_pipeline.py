@@ -68,6 +68,9 @@ def test_a_stop_is_bounded_although_a_sweep_hangs(broker, make_topic):
             go_on.wait(DEADLINE_S)
             return {}
 
+        def settle(self):
+            pass
+
     topic = make_topic()
     config = settings(broker, topic, group=topic)
     answerer = Answerer(Hanging(), topic=topic, take_max=10, shed_above=0)
