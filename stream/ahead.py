@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,27 +25,7 @@ if TYPE_CHECKING:
 
 _HELD_ROWS = 200_000
 _READ_ROWS = 50_000
-
-
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """Rows that answering passes together, in the order in which they were stored."""
-
-    chunk: Chunk
-    at: Ints
-
-    def __len__(self) -> int:
-        return len(self.at)
-
-    @property
-    def table(self) -> pa.Table:
-        """The rows."""
-        if not len(self.at):
-            return self.chunk.rows.slice(0, 0)
-        first, last = int(self.at[0]), int(self.at[-1])
-        if last - first + 1 == len(self.at):
-            return self.chunk.rows.slice(first, len(self.at))
-        return self.chunk.rows.take(pa.array(self.at))
+_TOGETHER_ROWS = 1_024
 
 
 class Chunk:
@@ -77,15 +56,27 @@ class Chunk:
             return np.zeros(0, np.bool_)
         return np.asarray(self.off[self.left] < limit[self._code[self.left]], np.bool_)
 
-    def take(self, bounds: Mapping[PartitionKey, int], cut: Cut) -> Passed:
-        """Let the rows below the bounds pass; the cut takes them in."""
+    def take(self, bounds: Mapping[PartitionKey, int], cut: Cut) -> pa.Table:
+        """Let the rows below the bounds pass and return them; the cut takes them in."""
         below = self.below(bounds)
-        passed = Passed(self, self.left[below])
+        at = self.left[below]
         self.left = self.left[~below]
-        for key, rows in self._per_partition(passed.at):
+        for key, rows in self._per_partition(at):
             cut.see(key, int(self.ts[rows].max()), int(self.item_idx[rows].max()) + 1)
             cut.rise({key: int(self.off[rows].max()) + 1})
-        return passed
+        return self._rows(at)
+
+    def peek(self, bounds: Mapping[PartitionKey, int]) -> pa.Table:
+        """Return the rows below the bounds that are left."""
+        return self._rows(self.left[self.below(bounds)])
+
+    def _rows(self, at: Ints) -> pa.Table:
+        if not len(at):
+            return self.rows.slice(0, 0)
+        first, last = int(at[0]), int(at[-1])
+        if last - first + 1 == len(at):
+            return self.rows.slice(first, len(at))
+        return self.rows.take(pa.array(at))
 
     def rows_before(self, threshold_ms: int) -> int:
         """How many of the rows that are left come before the first one at or past an event time."""
@@ -172,17 +163,26 @@ class Ahead:
             ends = {key: min(off, limit.get(key, 0)) for key, off in ends.items()}
         self._cut.rise(ends)
 
-    def take(self, bounds: Mapping[PartitionKey, int]) -> Iterator[Passed]:
-        """Take the rows below exclusive offsets; the cut rises to them, at most to what is stored."""
+    def take(self, bounds: Mapping[PartitionKey, int]) -> Iterator[pa.Table]:
+        """Take the rows below exclusive offsets; the cut rises to them, at most to what is stored.
+
+        Rows of small transactions pass together: answering takes as long for a few rows as for many.
+        """
         stored = self.stored
         bounds = {key: min(off, stored[key]) for key, off in bounds.items() if key in stored}
         while True:
             with self._lock:
                 chunks = list(self._chunks)
+            together: list[pa.Table] = []
             for chunk in chunks:
-                passed = chunk.take(bounds, self._cut)
-                if len(passed):
-                    yield passed
+                rows = chunk.take(bounds, self._cut)
+                if rows.num_rows:
+                    together.append(rows)
+                if sum(table.num_rows for table in together) >= _TOGETHER_ROWS:
+                    yield pa.concat_tables(together)
+                    together = []
+            if together:
+                yield pa.concat_tables(together)
             if self._holds(bounds):
                 break
             with self._lock:
@@ -197,7 +197,7 @@ class Ahead:
             self._read_on()
         with self._lock:
             chunks = list(self._chunks)
-        tables = [Passed(chunk, chunk.left[chunk.below(bounds)]).table for chunk in chunks]
+        tables = [chunk.peek(bounds) for chunk in chunks]
         return pa.concat_tables(tables) if tables else None
 
     def waits_below(

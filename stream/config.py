@@ -244,6 +244,8 @@ class LiveConfig:
 
     Attributes:
         poll_ms: longest wait of one poll for a first record.
+        store_every_ms: shortest time from one poll that returned records to the next: a transaction costs
+            as much for one record as for a hundred, and keeps a core from answering.
         take_max: events answered together at most ...
         take_within_ms: ... and how long the first of them waits for others.
         settle_ms: how long the scored positions may stay behind what is answered: a transaction of
@@ -265,6 +267,7 @@ class LiveConfig:
     """
 
     poll_ms: int = 100
+    store_every_ms: int = 20
     take_max: int = 256
     take_within_ms: int = 5
     settle_ms: int = 200
@@ -285,7 +288,14 @@ class LiveConfig:
         for name in _AT_LEAST_ONE:
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be >= 1, not {getattr(self, name)}")
-        for name in ("take_within_ms", "settle_ms", "shed_above", "hold_above", "http_port"):
+        for name in (
+            "store_every_ms",
+            "take_within_ms",
+            "settle_ms",
+            "shed_above",
+            "hold_above",
+            "http_port",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
 

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    import pyarrow as pa
+
     from storage.journal import JournalEntry
     from storage.records import PartitionKey
-    from stream.ahead import Passed
     from stream.ingest import Stored
     from stream.parts import Parts
 
@@ -59,8 +60,8 @@ class Passage(ABC):
 
     def loaded(self, ends: Mapping[PartitionKey, int]) -> None:
         """What lies below exclusive offsets was stored to be passed without an answer."""
-        for passed in self._parts.ahead.take(ends):
-            self._count(passed)
+        for rows in self._parts.ahead.take(ends):
+            self._count(rows)
         self._parts.ahead.settle()
         self._parts.cut.n_items = self._parts.identities.n_items
 
@@ -70,13 +71,13 @@ class Passage(ABC):
     def close_interval(self) -> None:  # noqa: B027 only where event time ticks
         """Nothing more is stored before the next tick."""
 
-    def _take(self, passes: Iterator[Passed]) -> None:
+    def _take(self, passes: Iterator[pa.Table]) -> None:
         """Answer rows as they pass."""
-        for passed in passes:
-            self._count(passed)
-            self._parts.answers.take(passed.table)
+        for rows in passes:
+            self._count(rows)
+            self._parts.answers.take(rows)
 
-    def _count(self, passed: Passed) -> None:  # noqa: B027 only where event time ticks
+    def _count(self, rows: pa.Table) -> None:  # noqa: B027 only where event time ticks
         """Tell of rows that pass, where due segments are counted as they do."""
 
     def _beyond(self) -> list[JournalEntry]:
@@ -151,9 +152,9 @@ class ByEvents(Passage):
         self.hook({p: self._start.get((p.topic, p.part), 0) for p in ends}, ends)
         self._start = dict(self._parts.cut.next_offsets)
 
-    def _count(self, passed: Passed) -> None:
+    def _count(self, rows: pa.Table) -> None:
         if self._parts.engine is not None:
-            self._parts.backlog.take(passed.table)
+            self._parts.backlog.take(rows)
 
     def _carry_out(self, plans: Sequence[Plan]) -> None:
         parts, started = self._parts, perf_counter()

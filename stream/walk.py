@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    import pyarrow as pa
+
     from storage.records import PartitionKey
-    from stream.ahead import Ahead, Passed
+    from stream.ahead import Ahead
     from stream.cuts import Cut
     from stream.ticks import Plan, Ticks
 
@@ -45,7 +47,7 @@ class Walk(Generic[_E]):
         """Take in entries, each at or after all before it."""
         self._entries.extend(entries)
 
-    def by_clock(self, ticks: Ticks, tick: Callable[[Plan], None]) -> Iterator[Passed]:
+    def by_clock(self, ticks: Ticks, tick: Callable[[Plan], None]) -> Iterator[pa.Table]:
         """Pass everything stored, in the order of storing, and tick where event time reaches a tick.
 
         Args:
@@ -77,7 +79,7 @@ class Walk(Generic[_E]):
 
     def by_entries(
         self, ends: Mapping[PartitionKey, int], given: Mapping[PartitionKey, int]
-    ) -> Iterator[Passed]:
+    ) -> Iterator[pa.Table]:
         """Pass rows below exclusive offsets, and those of other partitions that an entry between them comes after.
 
         Args:
@@ -109,7 +111,7 @@ class Walk(Generic[_E]):
     def _next(self) -> _E | None:
         return self._entries[0] if self._entries else None
 
-    def _reach(self, entry: _E) -> Iterator[Passed]:
+    def _reach(self, entry: _E) -> Iterator[pa.Table]:
         """Pass what comes before an entry, then let it apply."""
         yield from self._ahead.take(entry.positions)
         self._entries.popleft()

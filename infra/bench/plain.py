@@ -79,6 +79,15 @@ class PlainStarter(Starter):
         return Ended(code, self._log.read_text(errors="replace"), None, wall_s)
 
 
+class _PlainPipeline(Pipeline):
+    """Its events wait for plain answers."""
+
+    answers: PlainAnswers | None = None
+
+    def waiting(self) -> dict[Key, tuple[int, int]]:
+        return self.answers.waiting() if self.answers is not None else {}
+
+
 class PlainAnswers:
     """Answers stored events with messages of one size.
 
@@ -140,7 +149,7 @@ def _serve(db_path: Path, set_to: dict[str, object], log: Path) -> None:
         decode = TopicDecoder(loaded.settings.formats, kafka.items_topic)
         source = open_source(db, kafka, decode, start="earliest", now=clock.now())
         stack.enter_context(closing(source))
-        pipeline = Pipeline(
+        pipeline = _PlainPipeline(
             db=db,
             identities=Identities.load(db),
             engine=None,
@@ -151,7 +160,7 @@ def _serve(db_path: Path, set_to: dict[str, object], log: Path) -> None:
         )
 
         def pump(_: Answering, health: Health) -> FaustPump:
-            answers = PlainAnswers(pipeline, kafka)
+            answers = pipeline.answers = PlainAnswers(pipeline, kafka)
             return FaustPump(
                 lambda failed: _deliveries(kafka, live, answers, failed),
                 answers.answered,

@@ -88,11 +88,7 @@ def assemble(
         beside: what else there is to do.
     """
     health, beside = health or Health(), beside or Beside()
-    observer = Observer(metrics, clock, LiveHits(pipeline.identities))
-    journeys = Journeys(metrics, clock)
-    for watching in (observer, journeys):
-        pipeline.on_stored(watching.stored)
-        pipeline.on_answered(watching.answered)
+    observer, journeys = _watching(pipeline, clock, metrics)
     answering = Answering(pipeline, live, health=health, metrics=metrics, journeys=journeys)
     delivered = pump if pipeline.config.score else None
     pumping = (delivered or _direct(live))(answering, health)
@@ -122,6 +118,17 @@ def assemble(
         interrupt=beside.interrupt,
         sites=sites,
     )
+
+
+def _watching(
+    pipeline: Pipeline, clock: Clock, metrics: PrometheusMetrics
+) -> tuple[Observer, Journeys]:
+    observer = Observer(metrics, clock, LiveHits(pipeline.identities))
+    journeys = Journeys(metrics, clock)
+    for watching in (observer, journeys):
+        pipeline.on_stored(watching.stored)
+        pipeline.on_answered(watching.answered)
+    return observer, journeys
 
 
 def _scheduler(

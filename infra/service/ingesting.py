@@ -31,6 +31,8 @@ FIRST_POLL = "first poll"
 _MS = 1000.0
 # Share of what is too much at which it is no longer: one held and let go at every turn fetches in vain.
 _ON_AT = 0.75
+# While more than a few events wait, storing rests as long as it worked: more transactions would hold up answers.
+_FEW, _LONGEST_REST_S = 32, 0.1
 logger = logging.getLogger(__name__)
 
 
@@ -63,6 +65,7 @@ class Ingesting:
         told = pipeline.config
         self._max_records = told.stream.batch_records(scoring=told.score)
         self._poll_s = config.poll_ms / _MS
+        self._pace_s = config.store_every_ms / _MS
         self._after = after
         self._hold_above = config.hold_above
         self._hold = hold
@@ -72,7 +75,8 @@ class Ingesting:
         self.loop = Loop(LOOP, self._turn, health)
 
     def _turn(self) -> None:
-        if self._too_many_wait():
+        behind = sum(stored - done for done, stored in self._pipeline.waiting().values())
+        if self._too_many(behind):
             self._hold()
             self.loop.wait(self._poll_s)
             return
@@ -81,14 +85,16 @@ class Ingesting:
         self._health.met(FIRST_POLL)
         if batch.ranges:
             self._store(batch)
+            took = perf_counter() - started
+            rest = min(took, _LONGEST_REST_S) if behind > _FEW else 0.0
+            self.loop.wait(max(self._pace_s - took, rest))
         else:
             self.loop.wait(self._poll_s - (perf_counter() - started))  # sources that do not wait
 
-    def _too_many_wait(self) -> bool:
+    def _too_many(self, backlog: int) -> bool:
         """Whether answering is so far behind that what comes next may as well wait in the log."""
         if not self._hold_above:
             return False
-        backlog = sum(stored - answered for answered, stored in self._pipeline.waiting().values())
         before, limit = self._holding, self._hold_above
         self._holding = backlog > (_ON_AT * limit if before else limit)
         if self._holding != before:
