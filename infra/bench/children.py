@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,10 +16,12 @@ from infra.errors import InfraError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from resource import struct_rusage
 
 _ROOT = Path(__file__).parents[2]
 _KIB = 1 << 10
 _MACOS_UNIT = 1
+_LOOK_S = 0.02
 
 
 class ChildError(InfraError):
@@ -57,14 +59,36 @@ def run_freshet(arguments: Sequence[str], *, folder: Path) -> Ran:
         child = subprocess.Popen(  # noqa: S603 - this very program
             command, cwd=folder, env=environment, stdout=stdout, stderr=stderr
         )
-        _, status, usage = os.wait4(child.pid, 0)
+        status, usage, peak = _waited(child.pid)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         last = err.read_text(encoding="utf-8").strip().splitlines()[-1:] or ["no message"]
         raise ChildError(f"freshet {arguments[0]} ended with code {child.returncode}: {last[0]}")
     return Ran(
         json=msgspec.json.decode(out.read_bytes()),
-        peak_bytes=usage.ru_maxrss * (_MACOS_UNIT if sys.platform == "darwin" else _KIB),
+        peak_bytes=peak,
         cpu_s=usage.ru_utime + usage.ru_stime,
         wall_s=perf_counter() - started,
     )
+
+
+def _waited(pid: int) -> tuple[int, struct_rusage, int]:
+    """Wait for a child; return how it ended, what it used, and its peak resident memory in bytes."""
+    peak = 0
+    while True:
+        peak = max(peak, _high_water(pid))
+        found, status, usage = os.wait4(pid, os.WNOHANG)
+        if found:
+            unit = _MACOS_UNIT if sys.platform == "darwin" else _KIB
+            return status, usage, peak or usage.ru_maxrss * unit
+        sleep(_LOOK_S)
+
+
+def _high_water(pid: int) -> int:
+    """Peak memory so far where the system tells it: what it tells at the end counts the parent's at the start."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    found = [int(line.split()[1]) * _KIB for line in lines if line.startswith("VmHWM:")]
+    return max(found, default=0)
