@@ -174,13 +174,15 @@ class Ahead:
             with self._lock:
                 chunks = list(self._chunks)
             together: list[pa.Table] = []
+            count = 0
             for chunk in chunks:
                 rows = chunk.take(bounds, self._cut)
                 if rows.num_rows:
                     together.append(rows)
-                if sum(table.num_rows for table in together) >= _TOGETHER_ROWS:
+                    count += rows.num_rows
+                if count >= _TOGETHER_ROWS:
                     yield pa.concat_tables(together)
-                    together = []
+                    together, count = [], 0
             if together:
                 yield pa.concat_tables(together)
             if self._holds(bounds):
