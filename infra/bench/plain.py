@@ -16,28 +16,24 @@ from infra.databases import creating
 from infra.deployment.children import Child, Ended, Starter
 from infra.service.assembling import assemble
 from infra.service.health import Health
-from infra.service.pumping import FaustPump
+from infra.service.pumping import faust_pump
 from infra.telemetry import PrometheusMetrics, configure_logs
 from infra.wiring import pipeline_config
 from storage.identities import Identities
 from stream.clock import WallClock
 from stream.formats.decoder import TopicDecoder
-from stream.kafka.answering import Answerer
 from stream.kafka.producer import Message, RecordProducer
-from stream.kafka.pump import Pump
 from stream.kafka.sink import HEADERS
 from stream.kafka.starting import open_source
 from stream.pipeline import Pipeline
 from stream.slates import Cause, Coverage, ScoredItem, Slate, encode_slate, recommendation_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from infra.deployment.children import Limits, Running
     from infra.fuse import Fuse
-    from infra.service.answering import Answering
-    from stream.config import LiveConfig
     from stream.kafka.config import KafkaConfig
 
     Key = tuple[str, int]
@@ -159,15 +155,8 @@ def _serve(db_path: Path, set_to: dict[str, object], log: Path) -> None:
             ticks="calls",
         )
 
-        def pump(_: Answering, health: Health) -> FaustPump:
-            answers = pipeline.answers = PlainAnswers(pipeline, kafka)
-            return FaustPump(
-                lambda failed: _deliveries(kafka, live, answers, failed),
-                answers.answered,
-                bound_s=live.stall_s,
-                health=health,
-            )
-
+        pump = faust_pump(kafka, live, metrics)
+        answers = pipeline.answers = PlainAnswers(pipeline, kafka)
         assemble(
             pipeline,
             source,
@@ -175,27 +164,9 @@ def _serve(db_path: Path, set_to: dict[str, object], log: Path) -> None:
             clock=clock,
             metrics=metrics,
             resources=stack.pop_all(),
-            pump=pump,
+            pump=lambda _, health: pump(answers, health),
             health=health,
         ).run()
-
-
-def _deliveries(
-    kafka: KafkaConfig,
-    live: LiveConfig,
-    answers: PlainAnswers,
-    failed: Callable[[BaseException], None],
-) -> Pump:
-    answerer = Answerer(
-        answers, topic=kafka.interactions_topic, take_max=live.take_max, shed_above=live.shed_above
-    )
-    return Pump(
-        kafka,
-        answerer,
-        take_max=live.take_max,
-        take_within_s=live.take_within_ms / _MS,
-        fail=failed,
-    )
 
 
 def _any_slate(topic: str) -> Slate:

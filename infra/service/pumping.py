@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from infra.service.answering import LOOP
 from infra.service.loops import in_thread
-from stream.kafka.answering import Answerer
+from stream.kafka.answering import Answerer, Answers
 from stream.kafka.pump import Pump as Deliveries
 from stream.metrics import SCORE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from infra.service.answering import Answering
-    from infra.service.assembling import PumpOf
     from infra.service.health import Health
     from storage.records import PartitionKey
     from stream.config import LiveConfig
@@ -25,7 +23,17 @@ if TYPE_CHECKING:
 _MS = 1000.0
 
 
-def faust_pump(kafka: KafkaConfig, live: LiveConfig, metrics: Metrics) -> PumpOf:
+class Answering(Answers, Protocol):
+    """What answers, and knows how far it is."""
+
+    def answered(self) -> Mapping[PartitionKey, int]:
+        """Return the offset per partition below which everything is answered."""
+        ...
+
+
+def faust_pump(
+    kafka: KafkaConfig, live: LiveConfig, metrics: Metrics
+) -> Callable[[Answering, Health], FaustPump]:
     """Return what builds the pump of a service over a broker."""
 
     def build(answering: Answering, health: Health) -> FaustPump:
