@@ -11,10 +11,10 @@ import click
 from rich.console import Group
 from rich.live import Live
 
-from infra.commands.torture import work_folder
 from infra.exits import ExitCode
 from infra.options import ANY_PATH, json_option
 from infra.output import console, print_json, table
+from infra.workfolder import work_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +46,11 @@ _ITEMS_SHOWN = 5
     "--segments", type=click.IntRange(min=0), default=100, show_default=True,
     help="So many must have been compressed while slates were written.",
 )  # fmt: skip
-@click.option("--folder", type=ANY_PATH, help="Work here, in a new folder, and keep it.")
+@click.option(
+    "--folder",
+    type=ANY_PATH,
+    help="Work here, in a new folder, and keep it (otherwise kept if a count is off).",
+)
 @click.option("--quiet", is_flag=True, help="No live table.")
 @json_option
 def command(
@@ -70,8 +74,12 @@ def command(
     from infra.live_demo.flow import DemoPlan, live_demo  # noqa: PLC0415 - loads the model
 
     plan = DemoPlan(users=users, history=history, events=events, rate=rate, segments=segments)
-    with work_folder(folder) as work, _shown(quiet=quiet or as_json) as on_look:
-        counts = live_demo(work, plan, on_look)
+    with (
+        work_folder("live-demo", folder) as work,
+        _shown(quiet=quiet or as_json) as on_look,
+    ):
+        counts = live_demo(work.path, plan, on_look)
+        work.keep = folder is not None or counts.reason is not None
     if as_json:
         print_json({**asdict(counts), "ok": counts.reason is None, "reason": counts.reason})
     else:

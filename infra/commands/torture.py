@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +12,7 @@ from infra.options import ANY_PATH, FILE, json_option
 from infra.output import console, print_json, progress, table
 from infra.torture.plan import CLASSES
 from infra.torture.report import Report, torture_all
+from infra.workfolder import work_folder
 
 BAR = 24
 
@@ -49,7 +46,11 @@ BAR = 24
     is_flag=True,
     help="Start Python anew for every process (slow) instead of forking a prepared one.",
 )
-@click.option("--folder", type=ANY_PATH, help="Work here, in a new folder, and keep it.")
+@click.option(
+    "--folder",
+    type=ANY_PATH,
+    help="Work here, in a new folder, and keep it (otherwise kept if anything is wrong).",
+)
 @json_option
 def command(
     kills: int,
@@ -80,9 +81,13 @@ def command(
         if log is None or model_path is None
         else (log, model_path, items_path, columns, config_file)
     )
-    with work_folder(folder) as work, progress("torture", kills, quiet=as_json) as advance:
+
+    with (
+        work_folder("torture", folder) as work,
+        progress("torture", kills, quiet=as_json) as advance,
+    ):
         report = torture_all(
-            work,
+            work.path,
             kills=kills,
             seed=seed,
             events=events,
@@ -91,21 +96,8 @@ def command(
             cold=cold,
             on_step=lambda done, note: advance(done, kills, note),
         )
+        work.keep = folder is not None or not report.ok
     return show(report, as_json=as_json, rounds="passes", against="a run left alone")
-
-
-@contextmanager
-def work_folder(given: Path | None) -> Iterator[Path]:
-    """Yield an empty folder: a temporary one, or one that stays."""
-    if given is None:
-        with tempfile.TemporaryDirectory(prefix="freshet-torture-") as name:
-            yield Path(name)
-        return
-    work = given / "torture"
-    if work.exists():
-        shutil.rmtree(work)
-    work.mkdir(parents=True)
-    yield work
 
 
 def show(report: Report, *, as_json: bool, rounds: str, against: str) -> ExitCode:

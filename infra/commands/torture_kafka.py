@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from infra.commands.torture import show, work_folder
+from infra.commands.torture import show
 from infra.options import ANY_PATH, json_option
 from infra.output import progress
 from infra.torture.live.plan import FEWEST
 from infra.torture.live.report import LiveTorture, torture_live
+from infra.workfolder import work_folder
 
 _EVENTS_PER_KILL = 10_000
 
@@ -35,7 +36,11 @@ _EVENTS_PER_KILL = 10_000
     "--cold", is_flag=True,
     help="Start Python anew for every process (slow) instead of forking a prepared one.",
 )  # fmt: skip
-@click.option("--folder", type=ANY_PATH, help="Work here, in a new folder, and keep it.")
+@click.option(
+    "--folder",
+    type=ANY_PATH,
+    help="Work here, in a new folder, and keep it (otherwise kept if anything is wrong).",
+)
 @json_option
 def command(
     kills: int,
@@ -59,6 +64,12 @@ def command(
     what = LiveTorture(
         kills=kills, seed=seed, events=events or kills * _EVENTS_PER_KILL, rate=rate, cold=cold
     )
-    with work_folder(folder) as work, progress("torture", kills, quiet=as_json) as advance:
-        report = torture_live(work, what, on_step=lambda done, note: advance(done, kills, note))
+    with (
+        work_folder("torture", folder) as work,
+        progress("torture", kills, quiet=as_json) as advance,
+    ):
+        report = torture_live(
+            work.path, what, on_step=lambda done, note: advance(done, kills, note)
+        )
+        work.keep = folder is not None or not report.ok
     return show(report, as_json=as_json, rounds="lives", against="the broker's log and its replays")

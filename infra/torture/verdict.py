@@ -75,7 +75,7 @@ class Remains:
 
     Attributes:
         places: how often each position (topic, partition, offset) is stored, dead letters included.
-        totals: counts per partition.
+        totals: counts per partition that has records; an exported log knows no others.
         interactions: digest of all rows.
         dead: digest of the dead letters.
         dead_places: their positions.
@@ -107,7 +107,7 @@ def remains(left: Left) -> Remains:
         ends, scored = positions.next_offsets(at), positions.scored_offsets(at)
         return Remains(
             places=_places(at.query(_POSITIONS)),
-            totals=positions.totals(at).to_pylist(),
+            totals=[row for row in positions.totals(at).to_pylist() if row["records"]],
             interactions=interactions.digest(at),
             dead=_digest(at, _DEAD),
             dead_places=set(_places(at.query(_DEAD_PLACES))),
@@ -157,7 +157,7 @@ def compared(ours: Remains, theirs: Remains) -> list[Check]:
             },
             first_places(sorted(lost) + sorted(doubled) + sorted(foreign)),
         ),
-        _equal("counts per partition", ours.totals, theirs.totals),
+        _equal_rows("counts per partition", ours.totals, theirs.totals),
         _equal("interactions", ours.interactions, theirs.interactions),
         _equal("dead letters", ours.dead, theirs.dead),
         Check(
@@ -217,12 +217,19 @@ def _digest(reader: Reader, sql: str) -> str:
     return hasher.hexdigest()
 
 
-def _equal(name: str, ours: object, theirs: object) -> Check:
-    """Return whether two digests or lists of counts are equal."""
+def _equal(name: str, ours: str, theirs: str) -> Check:
+    """Return whether two digests are equal."""
     places = "" if ours == theirs else f"; {ours} against {theirs}"
-    shown = f" ({ours[:16]})" if isinstance(ours, str) else ""
-    text = f"{'differ' if places else 'equal'}{shown}"
+    text = f"{'differ' if places else 'equal'} ({ours[:16]})"
     return Check(name, ours == theirs, places=places, text=text)
+
+
+def _equal_rows(name: str, ours: list[dict[str, object]], theirs: list[dict[str, object]]) -> Check:
+    """Return whether two tables are equal, and the rows that are in one of them only."""
+    here = [f"only here {row}" for row in ours if row not in theirs]
+    there = [f"only there {row}" for row in theirs if row not in ours]
+    text = "equal" if ours == theirs else "differ"
+    return Check(name, ours == theirs, places=first_places([*here, *there]), text=text)
 
 
 def first_places(places: Sequence[object]) -> str:

@@ -16,7 +16,9 @@ from infra.torture.plan import CLASSES, KILLS_PER_ROUND, died_inside, plan
 from infra.torture.report import DISASTERS, Report, joined
 from infra.torture.verdict import Check, slates_agree, standard, verdict
 from infra.torture.world import Left
+from storage import positions
 from storage.faults import POINTS
+from stream.clock import from_ms
 from stream.slates import decode_slate, encode_slate
 from tests.infra.test_refusals import opened
 
@@ -188,6 +190,14 @@ def test_planted_damage_in_a_database_is_found(made, world, damage, names):
     with opened(world.db) as db, db.transaction() as tx:
         tx.execute(damage)
     assert failing(made, world) == names
+
+
+def test_a_partition_without_records_is_no_difference(made, world):
+    """The live service knows it from the broker; the log it is replayed from has no trace of it."""
+    with opened(world.db) as db, db.transaction() as tx:
+        positions.begin(tx, {("log", 7): 0}, from_ms(0))
+        positions.set_scored(tx, {("log", 7): 0}, from_ms(0))
+    assert failing(made, world) == set()
 
 
 def lost(slates):
