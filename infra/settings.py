@@ -59,6 +59,8 @@ class DatabaseConfig:
         threads: of DuckDB.
         rotate_rows: new interactions that are moved into a sorted run at once.
         max_runs: sorted runs that are merged into one.
+        checkpoint_bytes: size of the write-ahead log from which on it is moved into the file after a rotation; a larger
+            log takes longer to open after a crash.
         slate_log: newest slates kept in the table `slates`; 0 keeps none.
     """
 
@@ -66,6 +68,7 @@ class DatabaseConfig:
     threads: int = 1
     rotate_rows: int = _PIPELINE.rotate_rows
     max_runs: int = _PIPELINE.max_runs
+    checkpoint_bytes: int = _PIPELINE.checkpoint_bytes
     slate_log: int = _PIPELINE.slate_log
 
 

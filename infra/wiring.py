@@ -154,6 +154,7 @@ def pipeline_config(
         refresh=refresh,
         score=score,
         rotate_rows=settings.database.rotate_rows,
+        checkpoint_bytes=settings.database.checkpoint_bytes,
         max_runs=settings.database.max_runs,
         slate_log=settings.database.slate_log,
         refuse_moved=settings.kafka.shards > 1,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from storage.database import Database
 from storage.rotation import count_runs, hot_rows
+from storage.wal import wal_bytes
 
 _MEMORY = """
 SELECT sum(memory_usage_bytes)::BIGINT AS used, sum(temporary_storage_bytes)::BIGINT AS spilled,
@@ -43,13 +44,12 @@ def usage(db: Database) -> Usage:
     """Return what an open database takes."""
     memory = db.query(_MEMORY).to_pylist()[0]
     slates = db.query("SELECT count(*) AS n FROM slates")["n"][0].as_py()
-    wal = db.path.with_name(db.path.name + ".wal")
     return Usage(
         hot_rows=hot_rows(db),
         runs=count_runs(db),
         slate_rows=int(slates),
         file_bytes=db.path.stat().st_size,
-        wal_bytes=wal.stat().st_size if wal.exists() else 0,
+        wal_bytes=wal_bytes(db.path),
         memory_bytes=int(memory["used"]),
         memory_limit=str(memory["memory_limit"]),
         spilled_bytes=int(memory["spilled"]),

@@ -33,6 +33,14 @@ def wal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.wal")
 
 
+def wal_bytes(path: Path) -> int:
+    """Return the size of a file's write-ahead log, 0 without one."""
+    try:
+        return wal_of(path).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def repair_wal(path: Path) -> WalRepair | None:
     """Cut a damaged write-ahead log before the damage; None if the file opens as it is.
 

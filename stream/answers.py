@@ -133,7 +133,12 @@ class Answers:
         return {key: off for key, off in ends if off > scored.get(key, 0)}
 
     def _due(self, work: _Work, at: datetime) -> bool:
-        """Whether the scored positions move now: in time, and together with what else there is to write."""
+        """Whether the scored positions move now: in time, and together with what else there is to write.
+
+        Where nothing is scored they move with what needs them: a tick, a rotation, the end of a run.
+        """
+        if not self._config.score:
+            return False
         if work.shed or (work.slates and self._config.slate_log) or self._settled_at is None:
             return True
         return at - self._settled_at >= timedelta(milliseconds=self._config.settle_ms)

@@ -311,6 +311,7 @@ class PipelineConfig:
         score: whether scored event types yield slates; off for append-only loads.
         rotate_rows: interactions in the hot table that trigger a rotation into a sorted run.
         max_runs: sorted runs that trigger a merge.
+        checkpoint_bytes: size of the write-ahead log from which on it is moved into the file after a rotation.
         slate_log: newest slates kept in the database; 0 keeps none.
         settle_ms: how long scored positions may stay behind what is answered; 0 moves them with every answer.
         refuse_moved: whether an event from another partition than its user's first stops the run, as it must where
@@ -323,6 +324,7 @@ class PipelineConfig:
     score: bool = True
     rotate_rows: int = 200_000
     max_runs: int = 16
+    checkpoint_bytes: int = 32 << 20
     slate_log: int = 0
     settle_ms: int = 0
     refuse_moved: bool = False

@@ -260,7 +260,10 @@ class Pipeline:
 
     def maintain(self) -> None:
         """Rotate a hot table grown past its limit into a sorted run, merge runs, join touching position ranges."""
-        tidy(self.db, self.ingest, self.config)
+        settle = None
+        if not self.config.score:
+            settle = partial(self._parts.answers.settle, at=self._clock.now())
+        tidy(self.db, self.ingest, self.config, settle)
 
     def run(
         self,
@@ -289,6 +292,7 @@ class Pipeline:
                 on_progress(self.summary)
             if batch.exhausted:
                 break
+        self.settle()
         if isinstance(self.scorer, Scorer) and self.config.score:
             record_cache(self.db, self.scorer.cache_use())
         return self.summary

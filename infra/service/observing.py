@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from storage.wal import wal_bytes
 from stream.clock import to_ms
 from stream.metrics import (
     CACHE_LOOKUPS,
@@ -165,11 +166,8 @@ class Sampler:
 
     def _sizes(self) -> None:
         path = self._pipeline.db.path
-        wal = path.with_name(path.name + ".wal")
-        for part, file in (("file", path), ("wal", wal)):
-            self._metrics.set(
-                DATABASE_BYTES, file.stat().st_size if file.exists() else 0, part=part
-            )
+        self._metrics.set(DATABASE_BYTES, path.stat().st_size, part="file")
+        self._metrics.set(DATABASE_BYTES, wal_bytes(path), part="wal")
 
     def _cache(self) -> None:
         use = self._cache_use()

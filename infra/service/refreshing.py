@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from infra.scheduler import Job
+from storage.wal import wal_bytes
 from stream.errors import CompressError
 from stream.metrics import COMPRESSED_SEGMENTS, COMPRESSED_USERS, TICK_SECONDS
 
@@ -91,8 +92,7 @@ class Refreshing:
     def checkpoint(self) -> None:
         """Move the write-ahead log into the file if nothing was committed since the last look."""
         now = self._commits()
-        wal = self._db.path.with_name(self._db.path.name + ".wal")
-        if now == self._seen and wal.exists() and wal.stat().st_size:
+        if now == self._seen and wal_bytes(self._db.path):
             self._db.checkpoint()
             logger.info("checkpoint_done")
         self._seen = now

@@ -22,6 +22,7 @@ _OFTEN = {
     "refresh.batch_users": 2,
     "database.rotate_rows": 16,
     "database.max_runs": 2,
+    "database.checkpoint_bytes": 0,
     "database.slate_log": 32,
     "log.topic": TOPIC,
 }

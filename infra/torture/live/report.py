@@ -38,6 +38,7 @@ SETTINGS: dict[str, object] = {
     "refresh.batch_users": 2,
     "database.rotate_rows": 256,
     "database.max_runs": 3,
+    "database.checkpoint_bytes": 0,
     "live.tick_interval_s": 1,
     "live.maintain_interval_s": 1,
     "live.take_max": 64,
