@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,8 +36,20 @@ _OPEN_PATHS: set[Path] = set()
 _OPEN_PATHS_LOCK = threading.Lock()
 
 
-def connect(path: Path, *, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
+def connect(
+    path: Path,
+    *,
+    memory_limit: str,
+    threads: int,
+    prepare: Callable[[Path], object] = lambda _path: None,
+) -> duckdb.DuckDBPyConnection:
     """Return a writing connection to the file, creating it when absent.
+
+    Args:
+        path: The file.
+        memory_limit: DuckDB's limit, such as `1GB`.
+        threads: DuckDB's threads.
+        prepare: Called before DuckDB opens the file, once nobody else in this process can.
 
     Raises:
         LockedError: Another process, or another database object here, has the file open.
@@ -49,6 +61,7 @@ def connect(path: Path, *, memory_limit: str, threads: int) -> duckdb.DuckDBPyCo
     _reserve(path)
     try:
         _check_magic(path)  # only now: a second handle closed in the owning process drops its lock
+        prepare(path)
         return _connect(path, memory_limit, threads)
     except BaseException:
         release(path)

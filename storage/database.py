@@ -18,6 +18,7 @@ from storage.errors import StorageError
 from storage.faults import reach
 from storage.records import Param, Reader
 from storage.session import Session, Snapshot, Tx
+from storage.torn import mend
 
 __all__ = ["Database", "Snapshot", "Tx", "get_meta", "holder_pid", "set_meta"]
 
@@ -43,7 +44,7 @@ class Database:
     def open(
         cls, path: Path, *, now: datetime, memory_limit: str = "1GB", threads: int = 1
     ) -> Database:
-        """Open the file, creating it or bringing its schema up to date.
+        """Open the file, creating it or bringing its schema up to date; what a killed process left torn is mended.
 
         Args:
             path: The database file.
@@ -57,7 +58,7 @@ class Database:
             CorruptFileError: The file is damaged or not ours.
             MigrationError: A schema step failed or was changed after it ran.
         """
-        connection = connect(path, memory_limit=memory_limit, threads=threads)
+        connection = connect(path, memory_limit=memory_limit, threads=threads, prepare=mend)
         try:
             with translated(path):
                 migrations.migrate(connection, path=path, now=now)
