@@ -12,7 +12,7 @@ from stream.slates import Coverage, ReasonCode
 from stream.verdicts import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -94,10 +94,22 @@ def reason(coverage: Coverage, n_history: int) -> ReasonCode:
     return "personal" if coverage.groups else "recent_only"
 
 
-def joined(parts: Sequence[Readings]) -> list[Readings]:
-    """The same readings, those of one kind together."""
-    kinds = dict.fromkeys(part.kind for part in parts)
-    return [_join(kind, [part for part in parts if part.kind == kind]) for kind in kinds]
+def portions(parts: Sequence[Readings], size: int) -> Iterator[Readings]:
+    """The same readings, those of one kind together, `size` at a time; what lies in one part is not copied."""
+    for kind in dict.fromkeys(part.kind for part in parts):
+        held: list[Readings] = []
+        room = size
+        for part in parts:
+            start = 0 if part.kind == kind else len(part)
+            while start < len(part):
+                held.append(part.slice(start, start + room))
+                start += len(held[-1])
+                room -= len(held[-1])
+                if not room:
+                    yield _join(kind, held)
+                    held, room = [], size
+        if held:
+            yield _join(kind, held)
 
 
 def _join(kind: Kind, parts: Sequence[Readings]) -> Readings:

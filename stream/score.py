@@ -13,7 +13,7 @@ from stream.cache import StateCache
 from stream.facts import narrowed
 from stream.loading import LoadRequest, StateLoader, StateMode, token_block
 from stream.rank import top_items
-from stream.readings import joined, reason
+from stream.readings import portions, reason
 from stream.slates import Slate, recommendation_ids, request_id
 from stream.stored import StoredRows
 
@@ -136,6 +136,7 @@ class Scorer:
             state.groups = cache.n_tokens // self._engine.config.n_tokens
             state.covered_through_ms = own[-1].last.h_ts_ms
             state.first_recent = own[-1].last_ordinal + 1
+            state.left_out = 0
             state.hidden = hidden[-1].float().numpy().copy() if len(hidden) else None
             self._states.put(state)
 
@@ -147,8 +148,7 @@ class Scorer:
             self._ensure(rows, start, stop)
             for first in range(start, stop, _CHUNK_ROWS):
                 readings = self._advance.over(rows, first, min(first + _CHUNK_ROWS, stop))
-                for part in joined(readings):
-                    slates |= self._slates(part, rows)
+                slates |= self._slates(readings, rows)
             self._states.make_room(0)
         return [slates[row] for row in sorted(slates)]
 
@@ -168,8 +168,7 @@ class Scorer:
 
     def slate(self, request: StateRequest, *, top_k: int | None = None) -> Slate:
         """One slate for a request, from the state in storage."""
-        (reading,) = self._asked([request], [0])
-        return self._slates(reading, None, top_k=top_k)[0]
+        return self._slates(self._asked([request], [0]), None, top_k=top_k)[0]
 
     def _asked(self, requests: Sequence[StateRequest], places: Sequence[int]) -> list[Readings]:
         states: list[UserState] = self._loader.load([
@@ -223,13 +222,12 @@ class Scorer:
         return candidates.scores(readings.kind, readings.hidden, features)
 
     def _slates(
-        self, readings: Readings, rows: StoredRows | None, *, top_k: int | None = None
+        self, readings: Sequence[Readings], rows: StoredRows | None, *, top_k: int | None = None
     ) -> dict[int, Slate]:
         """Slates by the row or place that the readings answer."""
         step = max(1, SCORES_AT_ONCE // max(1, self._shared.n_items))
         out: dict[int, Slate] = {}
-        for start in range(0, len(readings), step):
-            part = readings.slice(start, start + step)
+        for part in portions(readings, step):
             items = self._items(part, top_k or self._config.top_k)
             out |= zip(part.row.tolist(), self._written(part, rows, items), strict=True)
         return out
@@ -290,11 +288,10 @@ class Scorer:
 
 
 def _follow(state: UserState, groups: Sequence[GroupRow]) -> bool:
-    """Whether a state holds raw exactly the rows that groups cover, and what comes after."""
+    """Whether groups cover what follows the state's own, all that it left out, and nothing beyond its history."""
     starts = [group.last_ordinal + 1 - group.n_items for group in groups]
     ends = [group.last_ordinal + 1 for group in groups]
     return (
-        state.left_out == 0
-        and starts == [state.first_recent, *ends[:-1]]
-        and ends[-1] <= state.n_history
+        starts == [state.first_recent - state.left_out, *ends[:-1]]
+        and state.first_recent <= ends[-1] <= state.n_history
     )

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 ReasonCode = Literal["personal", "recent_only", "stale_tokens", "cold_user", "popular"]
 ReadOutName = Literal["visit", "line", "popular"]
@@ -127,6 +127,11 @@ _DECODER = msgspec.json.Decoder(Slate)
 def encode_slate(slate: Slate) -> bytes:
     """Return the slate as one line of JSON, without the newline."""
     return _ENCODER.encode(slate)
+
+
+def encode_slates(slates: Sequence[Slate]) -> bytes:
+    """Return slates as lines of JSON, each with a newline at its end."""
+    return _ENCODER.encode_lines(slates)
 
 
 def decode_slate(line: bytes) -> Slate:

@@ -18,7 +18,7 @@ from stream.cache import StateCache
 from stream.facts import narrowed
 from stream.loading import LoadRequest
 from stream.rank import best
-from stream.readings import joined
+from stream.readings import portions
 from stream.score import SCORES_AT_ONCE
 from stream.stored import StoredRows
 
@@ -53,14 +53,13 @@ def model_and_top(pipeline: Pipeline, table: pa.Table) -> dict[str, Work]:
     offsets = rows.as_of[first].tolist()
     loader = loader_of(pipeline)
     requests = [LoadRequest(*one) for one in zip(users.tolist(), offsets, strict=True)]
-    readings = _readings(pipeline, engine, rows, requests)
+    step = max(1, SCORES_AT_ONCE // len(candidates))
+    parts = _readings(pipeline, engine, rows, requests, step)
     states = loader.load(requests)
     runs = [_run(pipeline, engine, rows, state) for state in states]
     caches = [state.cache for state in states]
     found: list[np.ndarray] = []
 
-    step = max(1, SCORES_AT_ONCE // len(candidates))
-    parts = [readings.slice(start, start + step) for start in range(0, len(readings), step)]
     features = [narrowed(part.features, len(candidates)) for part in parts]
 
     def model() -> None:
@@ -86,14 +85,13 @@ def _run(pipeline: Pipeline, engine: Engine, rows: StoredRows, state: UserState)
 
 
 def _readings(
-    pipeline: Pipeline, engine: Engine, rows: StoredRows, requests: list[LoadRequest]
-) -> Readings:
-    """What the read-out is given for each row, as the scorer builds it."""
+    pipeline: Pipeline, engine: Engine, rows: StoredRows, requests: list[LoadRequest], step: int
+) -> list[Readings]:
+    """What the read-out is given for each row, as the scorer builds it, `step` rows at a time."""
     loader, serving = loader_of(pipeline), pipeline.config.serving
     cache = StateCache(len(requests), serving.max_bytes)
     for state in loader.load(requests):
         cache.put(state)
     gap = pipeline.config.stream.visit_gap_ms
     advance = Advance(loader, cache, engine, pipeline.shared, gap)
-    (readings,) = joined(advance.over(rows, 0, len(rows)))
-    return readings
+    return list(portions(advance.over(rows, 0, len(rows)), step))

@@ -11,7 +11,7 @@ import msgspec
 
 from storage.faults import reach
 from stream.errors import SinkError, SinkFullError
-from stream.slates import decode_slate, encode_slate
+from stream.slates import decode_slate, encode_slates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,7 +64,7 @@ class JsonlSink:
             raise SinkError(f"{self._path}: the sink is closed; open another")
         if not slates:
             return
-        data = b"".join(encode_slate(slate) + b"\n" for slate in slates)
+        data = encode_slates(slates)
         reach("sink.line", lambda: os.write(self._fd, _torn(data)))
         try:
             view = memoryview(data)

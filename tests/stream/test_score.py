@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ from torch.nn.functional import normalize
 
 from model.engine import Engine
 from stream.config import EventType
+from stream.diff import diff
 from stream.events import Partition
-from stream.loading import LoadRequest
+from stream.loading import LoadRequest, StateLoader
 from stream.pipeline import Pipeline
 from stream.score import Scorer, StateRequest
 from stream.sinks.memory import MemorySink
@@ -196,6 +199,38 @@ def test_an_overlong_recent_window_leaves_out_a_segment_at_once(tmp_path: Path) 
     for slate, scores in list(zip(sink.slates, loaded.scores, strict=True))[1:]:
         for one in slate.items:
             assert one.score == pytest.approx(scores[columns[one.item_id]], abs=1e-4)
+
+
+def test_a_state_that_left_rows_out_takes_groups_in_as_a_load_gives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """n 4, r_max 16, a tick each day: 24 rows, of which the oldest 8 or more are left out before their groups come."""
+    log = steady(80)
+    loads: list[int] = []
+    load = StateLoader.load
+
+    def counted(self: StateLoader, requests: Sequence[LoadRequest]) -> list[UserState]:
+        loads.append(len(requests))
+        return load(self, requests)
+
+    def slates(name: str) -> list[Slate]:
+        sink = MemorySink()
+        source, config = memory_source(log), pipeline_config(ENGINE)
+        with opened(tmp_path / name, ENGINE, config, source=source, sink=sink) as pipeline:
+            pipeline.run()
+        return sink.slates
+
+    monkeypatch.setattr(StateLoader, "load", counted)
+    taken_in = slates("a.db")
+    assert sum(loads) == 0
+    monkeypatch.setattr("stream.score._follow", lambda _state, _groups: False)
+    loaded = slates("b.db")
+    assert sum(loads) == 3
+    assert diff(taken_in, loaded).equal
+    stale = [slate.coverage.left_out > 0 for slate in taken_in]
+    covered = [slate.coverage.covered_through_ms for slate in taken_in]
+    grown = [before != after for before, after in pairwise(covered)]
+    assert (np.array(grown) & stale[:-1]).sum() == 3, "groups came to states that had left rows out"
 
 
 def test_groups_are_read_only_once_their_refresh_would_have_finished(tmp_path: Path) -> None:
