@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import sha1
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
@@ -94,7 +95,7 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def recommendation_ids(places: Iterable[tuple[str, int, int]]) -> list[str]:
     """Return the ids of the slates caused by the records at (topic, part, offset): the same on every repeat."""
-    return _uuids(f"{topic}/{part}/{off}" for topic, part, off in places)
+    return _uuids(_partition_name(topic, part) + b"%d" % off for topic, part, off in places)
 
 
 def recommendation_id(topic: str, part: int, off: int) -> str:
@@ -104,13 +105,18 @@ def recommendation_id(topic: str, part: int, off: int) -> str:
 
 def request_id(user_id: str, at_ms: int) -> str:
     """Return the id of the slate answering a request of `user_id` at `at_ms`."""
-    return _uuids([f"request/{at_ms}/{user_id}"])[0]
+    return _uuids([f"request/{at_ms}/{user_id}".encode()])[0]
 
 
-def _uuids(names: Iterable[str]) -> list[str]:
+@cache
+def _partition_name(topic: str, part: int) -> bytes:
+    return f"{topic}/{part}/".encode()
+
+
+def _uuids(names: Iterable[bytes]) -> list[str]:
     """`str(uuid.uuid5(_NAMESPACE, name))` (RFC 9562, 5.5) of many names, in a tenth of the time: every slate has one."""
     space = _NAMESPACE.bytes
-    digests = [sha1(space + name.encode(), usedforsecurity=False).digest() for name in names]
+    digests = [sha1(space + name, usedforsecurity=False).digest() for name in names]
     raw = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 20)[:, :16].copy()
     raw[:, 6] = raw[:, 6] & 0x0F | 0x50
     raw[:, 8] = raw[:, 8] & 0x3F | 0x80
