@@ -173,7 +173,8 @@ class Broker:
             f"SCRAM-SHA-512=[name={name},password={password}]"
             for name, password in self.options.users.items()
         ]
-        arguments = ["format", "--standalone", "-t", cluster, "-c", str(config)]
+        # joined by =, since one cluster in 64 begins with a hyphen
+        arguments = ["format", "--standalone", f"--cluster-id={cluster}", f"--config={config}"]
         for login in logins:
             arguments += ["--add-scram", login]
         done = subprocess.run(  # noqa: S603 - arguments of our own

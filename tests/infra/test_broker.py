@@ -5,11 +5,13 @@ import select
 import signal
 import subprocess
 import sys
+from uuid import UUID
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from infra.broker.jars import libraries
+from infra.broker.process import Broker
 from infra.errors import BrokerUnavailableError
 
 STARTER = """
@@ -45,6 +47,15 @@ def test_a_killed_broker_comes_back_on_its_port_with_its_data(own_broker):
     found = [record.value for records in consumer.poll(30_000).values() for record in records]
     consumer.close()
     assert found == [b"one"]
+
+
+def test_a_cluster_whose_id_begins_with_a_hyphen_starts(broker, tmp_path, monkeypatch):
+    if broker.backend != "jars":
+        pytest.skip("not a broker from jars")
+    monkeypatch.setattr("uuid.uuid4", lambda: UUID(bytes=b"\xf8" * 16))
+    Broker(tmp_path / "kafka").start().stop()
+    properties = next((tmp_path / "kafka").rglob("meta.properties")).read_text()
+    assert "cluster.id=-Pj4" in properties
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfd_open (Linux)")

@@ -118,6 +118,10 @@ def running(folder: Path, topics: Topics, *more: str) -> Iterator[subprocess.Pop
             process.wait(WAIT_S)
 
 
+def starts(folder: Path) -> int:
+    return (folder / "log.jsonl").read_text().count('"started"')
+
+
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
@@ -138,6 +142,7 @@ def test_every_event_is_answered_once_across_a_drain_and_a_kill(tmp_path: Path, 
         until(lambda: topics.received(HALF + 200), process)
         process.kill()
     with running(tmp_path, topics) as process:
+        until(lambda: starts(tmp_path) == 3, process)  # before, SIGINT ends any Python
         wanted = {recommendation_id(topics.interactions, *place) for place in topics.sent}
         until(lambda: topics.received(0) and {s.id for s in topics.slates} >= wanted, process)
         process.send_signal(signal.SIGINT)
