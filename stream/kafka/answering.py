@@ -103,6 +103,9 @@ class Answerer:
     def take(self, first: Offsets, ends: Offsets, events: int) -> Turn:
         """Return when everything below `ends` is stored and answered.
 
+        What else is stored is answered with it, `take_max` per partition at most: its delivery is on the way, and need
+        not wait for a turn of its own.
+
         Raises:
             BrokerError: it was not stored within `patience_s`.
             AbandonedError: `abandon` was called meanwhile.
@@ -116,7 +119,7 @@ class Answerer:
             after = perf_counter()
             stored_s += after - at
             # What is not stored yet must not keep other partitions from being answered.
-            shed = self._answer(ends if stored else None) or shed
+            shed = self._answer(self._and_more(ends) if stored else None) or shed
             answered_s += perf_counter() - after
             if not stored:
                 self._go_on(begun, ends)
@@ -141,6 +144,11 @@ class Answerer:
         if old:
             self._answer(old)
         self._pipeline.settle()
+
+    def _and_more(self, ends: Offsets) -> dict[Key, int]:
+        """Delivered ends, or what lies `take_max` further than the answers, whichever is more."""
+        waiting = self._pipeline.waiting().items()
+        return {key: max(ends.get(key, 0), scored + self._take_max) for key, (scored, _) in waiting}
 
     def _go_on(self, begun: float, ends: Offsets) -> None:
         if self._abandoned.is_set():

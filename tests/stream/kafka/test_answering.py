@@ -45,15 +45,25 @@ def take(answering, ends):
     return answering.take(dict.fromkeys(ends, 0), ends, 1)
 
 
-def test_stored_events_are_answered_up_to_what_was_delivered():
+def test_stored_events_are_answered_with_those_that_were_delivered():
     store = Store({A: 10, B: 5})
     turn = take(answerer(store), {A: 7})
-    assert store.calls == [({A: 7}, False)]
+    assert store.calls == [({A: 10, B: 5}, False)]
     assert (turn.ends, turn.shed) == ({A: 7}, False)
+    take(answerer(store), {A: 10})
+    assert len(store.calls) == 1
+
+
+def test_a_turn_goes_on_beyond_what_was_delivered_for_a_bounded_number_of_events():
+    store = Store({A: 100, B: 100})
+    take(answerer(store, take_max=10), {A: 25})
+    assert store.calls == [({A: 10, B: 10}, False), ({A: 20}, False), ({A: 25}, False)]
+    take(answerer(store, take_max=10), {A: 25})
+    assert store.calls[3:] == [({A: 35, B: 20}, False)]
 
 
 def test_events_that_were_answered_before_are_passed_over():
-    store = Store({A: 10}, {A: 8})
+    store = Store({A: 10}, {A: 10})
     take(answerer(store), {A: 7})
     assert store.calls == []
 
@@ -61,7 +71,7 @@ def test_events_that_were_answered_before_are_passed_over():
 def test_a_long_way_is_gone_in_transactions_of_a_bounded_size():
     store = Store({A: 25, B: 4})
     take(answerer(store, take_max=10), {A: 25, B: 3})
-    assert [upto for upto, _ in store.calls] == [{A: 10, B: 3}, {A: 20}, {A: 25}]
+    assert [upto for upto, _ in store.calls] == [{A: 10, B: 4}, {A: 20}, {A: 25}]
 
 
 def test_an_event_that_is_not_stored_yet_lets_other_partitions_be_answered():
@@ -103,7 +113,7 @@ def test_offsets_of_another_topic_are_no_overload():
 
 def test_a_sweep_settles_what_is_answered():
     store = Store({A: 10})
-    answering = answerer(store)
+    answering = answerer(store, take_max=7)
     take(answering, {A: 7})
     answering.sweep()
     assert store.settled == {A: 7}
