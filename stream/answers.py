@@ -81,6 +81,11 @@ class Answers:
         self.unanswered = Unanswered()
         self.listeners: list[Listener] = []
 
+    @property
+    def in_hand(self) -> int:
+        """Events that have passed and whose slates are not durable yet."""
+        return self._work.done.events
+
     def take(self, rows: pa.Table) -> None:
         """Answer rows that pass; the slates become durable with `commit`."""
         work = self._work

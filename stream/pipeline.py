@@ -141,6 +141,11 @@ class Pipeline:
         at, stored = dict(self._parts.cut.next_offsets), self.ingest.next_offsets
         return {key: (at.get(key, 0), off) for key, off in stored.items() if at.get(key, 0) < off}
 
+    def unanswered(self) -> int:
+        """Events that are stored and whose answer is not durable: those that wait, and those in hand."""
+        waiting = sum(stored - scored for scored, stored in self.waiting().values())
+        return waiting + self._parts.answers.in_hand
+
     def on_stored(self, listener: Callable[[pa.Table], None]) -> None:
         """Call `listener` with the rows of every batch that is stored from now on."""
         self._listeners.append(listener)

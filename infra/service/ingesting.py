@@ -75,7 +75,7 @@ class Ingesting:
         self.loop = Loop(LOOP, self._turn, health)
 
     def _turn(self) -> None:
-        behind = sum(stored - done for done, stored in self._pipeline.waiting().values())
+        behind = self._pipeline.unanswered()
         if self._too_many(behind):
             self._hold()
             self.loop.wait(self._poll_s)

@@ -291,6 +291,22 @@ def test_scored_positions_may_stay_behind_answers_but_not_behind_what_was_shed(
     assert max(ids(sink.slates).values()) == 1
 
 
+def test_events_whose_slates_are_not_durable_yet_count_as_unanswered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, part = pipeline_config(ENGINE, **SETTINGS), Partition(TOPIC, 0)
+    log = [(part, encode(one)) for one in eventful(np.random.default_rng(6), 10)]
+    source, sink = MemorySource(log, ended=True), MemorySink()
+    seen: list[int] = []
+    with opened(tmp_path / "x.db", ENGINE, config, sink=sink, ticks="calls") as pipeline:
+        monkeypatch.setattr(sink, "write", lambda _slates: seen.append(pipeline.unanswered()))
+        stored = pipeline.store(source.poll(10)).counts.interactions
+        assert pipeline.unanswered() == 10
+        pipeline.answer()
+        assert pipeline.unanswered() == 0
+    assert seen == [stored]
+
+
 def _arm(point: str | None) -> None:
     def die(reached: str, _spoil: faults.Spoil | None) -> None:
         if reached == point:
