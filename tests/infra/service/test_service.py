@@ -307,8 +307,8 @@ def test_a_backlog_stays_in_the_log_while_answers_do_not_keep_up(tmp_path: Path)
             super().write(slates)
 
     def check() -> None:
-        until(lambda: inside.is_set() and held.count(50) > 3)
-        assert max(held) == 50, "what is being answered, the batch that was one too many, no more"
+        until(lambda: inside.is_set() and held.count(25) > 3)
+        assert max(held) == 25, "what is being answered, no more"
         assert w.value("freshet_ingest_holding") == 1
         go_on.set()
 
