@@ -18,7 +18,7 @@ class WorkFolder:
 
     Attributes:
         path: the folder.
-        keep: whether it stays.
+        keep: whether a temporary one stays; one that the user named does.
     """
 
     path: Path
@@ -27,7 +27,7 @@ class WorkFolder:
 
 @contextmanager
 def work_folder(command: str, given: Path | None) -> Iterator[WorkFolder]:
-    """Yield an empty folder for `command`; it goes at the end unless `keep` is set or the block raises.
+    """Yield an empty folder for `command`; a temporary one goes at the end unless `keep` is set or the block raises.
 
     Args:
         command: names the folder.
@@ -37,7 +37,7 @@ def work_folder(command: str, given: Path | None) -> Iterator[WorkFolder]:
     try:
         yield work
     finally:
-        if work.keep:
+        if work.keep or given is not None:
             click.echo(f"{command}: what it left is kept in {work.path}", err=True)
         else:
             shutil.rmtree(work.path)

@@ -26,7 +26,7 @@ from storage.connection import one_line
 from storage.doctor import run_checks
 from storage.errors import StorageError
 from storage.session import Session
-from storage.wal import wal_bytes
+from storage.wal import free_name, wal_bytes
 
 _FIRST_BLOCK = 3 * 4096
 _BLOCK = 256 * 1024
@@ -73,7 +73,8 @@ def mend(path: Path) -> Mended | None:
         with path.open("rb+") as file:
             _write(file, at, block[:8])
         return None
-    copy = _kept(path, block)
+    copy = free_name(path, "torn")
+    copy.write_bytes(block)
     _log.warning(
         "%s: a process was killed while it wrote the metadata block at byte %d; nothing in use was lost, and the block's "
         "checksum is set right (a copy of the block is in %s)", path, at, copy,
@@ -152,12 +153,3 @@ def _write(file: BinaryIO, at: int, data: bytes) -> None:
     file.write(data)
     file.flush()
     os.fsync(file.fileno())
-
-
-def _kept(path: Path, block: bytes) -> Path:
-    """Keep a block beside the file under a name that is free."""
-    number = 1
-    while (copy := path.with_name(f"{path.name}.torn{number}")).exists():
-        number += 1
-    copy.write_bytes(block)
-    return copy

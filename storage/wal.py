@@ -56,7 +56,7 @@ def repair_wal(path: Path) -> WalRepair | None:
         size = wal.stat().st_size
         if at >= size:
             raise CorruptFileError(f"{wal}: damaged at its end; move it away, or restore a copy")
-        copy = repaired.copy if repaired else _kept(wal)
+        copy = repaired.copy if repaired else Path(shutil.copy2(wal, free_name(wal, "damaged")))
         with wal.open("rb+") as file:
             file.truncate(at)
             os.fsync(file.fileno())
@@ -76,9 +76,9 @@ def _damage(path: Path) -> int | None:
     return None
 
 
-def _kept(wal: Path) -> Path:
-    """Copy the log beside itself under a name that is free."""
+def free_name(path: Path, ending: str) -> Path:
+    """Return a name beside a file that is free, for what was damaged in it: `path.ending1`, and so on."""
     number = 1
-    while (copy := wal.with_name(f"{wal.name}.damaged{number}")).exists():
+    while (free := path.with_name(f"{path.name}.{ending}{number}")).exists():
         number += 1
-    return Path(shutil.copy2(wal, copy))
+    return free

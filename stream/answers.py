@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -154,6 +155,10 @@ class Answers:
         ends: Mapping[PartitionKey, int] = self.behind()
         positions.set_scored(tx, ends, at)
         tx.on_commit(lambda: self._settled(ends, at))
+
+    def along(self, at: datetime) -> Callable[[Tx], None] | None:
+        """What moves the scored positions in a transaction of others; None where slates decide when they move."""
+        return None if self._config.score else partial(self.settle, at=at)
 
     def _settled(self, ends: Mapping[PartitionKey, int], at: datetime) -> None:
         self._scored.update(ends)

@@ -7,7 +7,6 @@ the replay of a live run (`ByJournal`, in `rerun.py`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -158,8 +157,7 @@ class ByEvents(Passage):
 
     def _carry_out(self, plans: Sequence[Plan]) -> None:
         parts, started = self._parts, perf_counter()
-        settle = partial(parts.answers.settle, at=parts.clock.now())
-        entries = parts.ticks.carry_out(plans, also=None if parts.config.score else settle)
+        entries = parts.ticks.carry_out(plans, also=parts.answers.along(parts.clock.now()))
         for entry in entries:
             self._apply(entry)
         seconds = (perf_counter() - started) / len(plans)

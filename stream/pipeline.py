@@ -265,10 +265,7 @@ class Pipeline:
 
     def maintain(self) -> None:
         """Rotate a hot table grown past its limit into a sorted run, merge runs, join touching position ranges."""
-        settle = None
-        if not self.config.score:
-            settle = partial(self._parts.answers.settle, at=self._clock.now())
-        tidy(self.db, self.ingest, self.config, settle)
+        tidy(self.db, self.ingest, self.config, self._parts.answers.along(self._clock.now()))
 
     def run(
         self,

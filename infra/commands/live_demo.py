@@ -79,7 +79,7 @@ def command(
         _shown(quiet=quiet or as_json) as on_look,
     ):
         counts = live_demo(work.path, plan, on_look)
-        work.keep = folder is not None or counts.reason is not None
+        work.keep = counts.reason is not None
     if as_json:
         print_json({**asdict(counts), "ok": counts.reason is None, "reason": counts.reason})
     else:

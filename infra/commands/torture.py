@@ -81,7 +81,6 @@ def command(
         if log is None or model_path is None
         else (log, model_path, items_path, columns, config_file)
     )
-
     with (
         work_folder("torture", folder) as work,
         progress("torture", kills, quiet=as_json) as advance,
@@ -96,7 +95,7 @@ def command(
             cold=cold,
             on_step=lambda done, note: advance(done, kills, note),
         )
-        work.keep = folder is not None or not report.ok
+        work.keep = not report.ok
     return show(report, as_json=as_json, rounds="passes", against="a run left alone")
 
 

@@ -71,5 +71,5 @@ def command(
         report = torture_live(
             work.path, what, on_step=lambda done, note: advance(done, kills, note)
         )
-        work.keep = folder is not None or not report.ok
+        work.keep = not report.ok
     return show(report, as_json=as_json, rounds="lives", against="the broker's log and its replays")

@@ -119,7 +119,7 @@ class Answerer:
             after = perf_counter()
             stored_s += after - at
             # What is not stored yet must not keep other partitions from being answered.
-            shed = self._answer(self._and_more(ends) if stored else None) or shed
+            shed = self._answer(ends if stored else None, beyond=self._take_max) or shed
             answered_s += perf_counter() - after
             if not stored:
                 self._go_on(begun, ends)
@@ -145,11 +145,6 @@ class Answerer:
             self._answer(old)
         self._pipeline.settle()
 
-    def _and_more(self, ends: Offsets) -> dict[Key, int]:
-        """Delivered ends, or what lies `take_max` further than the answers, whichever is more."""
-        waiting = self._pipeline.waiting().items()
-        return {key: max(ends.get(key, 0), scored + self._take_max) for key, (scored, _) in waiting}
-
     def _go_on(self, begun: float, ends: Offsets) -> None:
         if self._abandoned.is_set():
             raise AbandonedError(f"{_text(ends)}: stopped before they were stored")
@@ -159,8 +154,8 @@ class Answerer:
                 " ingest, and for a producer whose transaction stays open"
             )
 
-    def _answer(self, limit: Offsets | None) -> bool:
-        """Answer stored rows up to `limit`, None for all of them; return whether some were shed."""
+    def _answer(self, limit: Offsets | None, *, beyond: int = 0) -> bool:
+        """Answer stored rows up to `limit` and at least `beyond` of each partition, None for all; say whether some were shed."""
         waiting = self._pipeline.waiting()
         backlog = sum(
             stored - scored
@@ -172,6 +167,8 @@ class Answerer:
             limit, size = None, max(1, self._shed_above // len(waiting))
         else:
             size = self._take_max
+        if limit is not None and beyond:
+            limit = {key: max(limit.get(key, 0), at + beyond) for key, (at, _) in waiting.items()}
         for upto in _rounds(waiting, limit, size):
             self._pipeline.answer(upto, shed=shed)
         return shed
