@@ -55,7 +55,11 @@ class Candidates:
 
     @torch.inference_mode()
     def scores(
-        self, kind: Kind, hidden: NDArray[np.float32], features: SparseFeatures
+        self,
+        kind: Kind,
+        hidden: NDArray[np.float32],
+        features: SparseFeatures,
+        shown: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float32]:
         """Final scores, float32 [R, V], for R rows read by the `kind` read-out.
 
@@ -63,8 +67,12 @@ class Candidates:
             kind: "visit" for request rows, "line" for rows inside a visit.
             hidden: hidden states, [R, d].
             features: counters and visit features per row, columns as `item_ids`.
+            shown: items that may be shown, bool [V]; the others score -inf. None for all.
         """
         rows = torch.from_numpy(hidden).to(self._vectors.dtype)
         groups = torch.zeros(len(hidden), dtype=torch.int64)
-        out = self._engine.readout(kind, rows, self._vectors, self._log_pop, groups, features)
+        mask = None if shown is None else torch.from_numpy(shown)
+        out = self._engine.readout(
+            kind, rows, self._vectors, self._log_pop, groups, features, shown=mask
+        )
         return np.asarray(out.float().numpy())

@@ -92,6 +92,7 @@ class ReadOut(nn.Module):
         log_pop: Tensor | NDArray[np.float32],
         row_group: Tensor | NDArray[np.int64],
         sparse: SparseFeatures | None,
+        shown: Tensor | None = None,
     ) -> Tensor:
         """Score every candidate for every row.
 
@@ -102,19 +103,23 @@ class ReadOut(nn.Module):
             log_pop: float [G, P, V], log popularity of each distinct cut.
             row_group: int [R], which of the G cuts a row uses.
             sparse: features of the R rows over the V candidates; None scores as if all were 0.
+            shown: bool [V], candidates that may be shown; the others score -inf. None for all.
 
         Returns:
             float [R, V].
         """
         part = self.weights(kind)
         unit = F.normalize(hidden, dim=-1)
+        pop = torch.as_tensor(log_pop, dtype=unit.dtype, device=unit.device)
         if self.config.popularity:
-            pop = torch.as_tensor(log_pop, dtype=unit.dtype, device=unit.device)
-            groups = torch.as_tensor(row_group, device=unit.device)
-            offset = torch.matmul(part.popularity, pop)[groups]  # [R, V]
-            scores = torch.addmm(offset, unit * part.scale, vectors.T)
+            offset = torch.matmul(part.popularity, pop)  # [G, V]
         else:
-            scores = (unit * part.scale) @ vectors.T
+            offset = pop.new_zeros(1, len(vectors))
+        if shown is not None:
+            offset = offset.masked_fill(~shown, -torch.inf)
+        if len(offset) > 1:
+            offset = offset[torch.as_tensor(row_group, device=unit.device)]  # [R, V]
+        scores = torch.addmm(offset, unit * part.scale, vectors.T)
         if sparse is not None and self.uses_features:
             _add_features(scores, sparse, self._feature_weights(part, unit))
         return scores

@@ -15,6 +15,7 @@ from storage import journal, positions
 from storage.faults import reach
 from stream.shed import Unanswered, shed_drafts
 from stream.slate_log import log_slates
+from stream.slates import SlateLines
 from stream.summary import Answered
 
 if TYPE_CHECKING:
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Work:
-    """What passed since the scored positions moved last."""
+    """What passed since the scored positions moved last; slates themselves only where somebody reads them."""
 
     start: dict[PartitionKey, int]
     tables: list[pa.Table] = field(default_factory=list)
+    lines: SlateLines = field(default_factory=SlateLines)
     slates: list[Slate] = field(default_factory=list)
     shed: Counter[PartitionKey] = field(default_factory=Counter)
     done: Answered = field(default_factory=Answered)
@@ -95,8 +97,21 @@ class Answers:
             work.tables.append(rows)
         if self._config.score and rows.num_rows:
             started = perf_counter()
-            work.slates += self._scorer.score_rows(self.unanswered.cleared(rows))
-            self._spent("score", started)
+            encoded = 0.0
+            for slates in self._scorer.score_rows(self.unanswered.cleared(rows)):
+                encoded -= perf_counter()
+                self._put(slates)
+                encoded += perf_counter()
+            work.done.spent("score", perf_counter() - started - encoded)
+            work.done.spent("sink", encoded)
+
+    def _put(self, slates: list[Slate]) -> None:
+        work = self._work
+        work.done.slates += len(slates)
+        if self._sink is not None:
+            work.lines.add(slates)
+        if self.listeners or self._config.slate_log:
+            work.slates += slates
 
     def shed(self, rows: pa.Table) -> None:
         """Of the rows that are about to pass, answer only each user's newest."""
@@ -112,10 +127,10 @@ class Answers:
         work = self._work
         if self._config.score and work.done.events:
             reach("score.done")
-        if self._sink is not None and work.slates:
+        if self._sink is not None and work.lines:
             started = perf_counter()
-            self._sink.write(work.slates)
-            work.done.seconds["sink"] = perf_counter() - started
+            self._sink.write(work.lines)
+            work.done.spent("sink", perf_counter() - started)
             reach("sink.written")
         self._work = _Work(dict(self._cut.next_offsets))
         sheds: list[JournalEntry] = []
@@ -126,7 +141,6 @@ class Answers:
                 drafts = shed_drafts(work.shed, work.start, self._cut.next_offsets, at)
                 sheds = journal.append_all(tx, drafts)
                 reach("scored.commit")
-        work.done.slates = len(work.slates)
         work.done.shed = work.shed.total()
         for listener in self.listeners if work.tables else ():
             listener(pa.concat_tables(work.tables), work.slates, sheds)
@@ -163,7 +177,3 @@ class Answers:
     def _settled(self, ends: Mapping[PartitionKey, int], at: datetime) -> None:
         self._scored.update(ends)
         self._settled_at = at
-
-    def _spent(self, stage: str, started: float) -> None:
-        seconds = self._work.done.seconds
-        seconds[stage] = seconds.get(stage, 0.0) + perf_counter() - started

@@ -8,11 +8,13 @@ import numpy as np
 
 from model.features import POPULARITY_DAYS, log_popularity
 from storage import interactions
-from stream.rank import top_items
+from stream.rank import named, top
 from stream.slates import Cause, Coverage, Slate, recommendation_id, request_id
 from stream.stored import StoredRows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pyarrow as pa
 
     from storage.database import Database
@@ -42,11 +44,11 @@ class PopularScorer:
     def published(self, run_id: int, made: Made) -> None:
         """Nothing is kept, so nothing changes."""
 
-    def score_rows(self, table: pa.Table) -> list[Slate]:
-        """Slates for the scored rows of a stored batch, in its order."""
+    def score_rows(self, table: pa.Table) -> Iterator[list[Slate]]:
+        """Slates for the scored rows of a stored batch, in its order, all at a time."""
         rows = StoredRows.of(table, self._ids)
         scored = np.flatnonzero(rows.scores)
-        return [
+        yield [
             self._slate(user, cause.ts, cause, as_of + 1, None)
             for user, as_of, cause in zip(
                 rows.user_idx[scored].tolist(),
@@ -74,7 +76,8 @@ class PopularScorer:
         scores[~self._shared.allowed(self._config.deny)] = -np.inf
         if seen is not None:
             scores[seen[seen < len(scores)]] = -np.inf
-        (items,) = top_items(scores[None], self._ids.all_item_ids, top_k or self._config.top_k)
+        found = top(scores[None], top_k or self._config.top_k)
+        (items,) = named([found], self._ids.all_item_ids)
         return Slate(
             id=recommendation_id(cause.topic, cause.partition, cause.offset)
             if cause

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,44 +19,50 @@ _BLOCKS = 32
 _LEAST = np.finfo(np.float32).min
 
 
-def top_items(
-    scores: NDArray[np.float32], item_ids: Sequence[str], k: int
-) -> list[tuple[ScoredItem, ...]]:
-    """The k best items per row, best first; equal scores go by internal id, so a slate is a function of its scores.
+class Top(NamedTuple):
+    """The best items of R rows, best first, one row after the other.
 
-    Args:
-        scores: [R, V]; -inf leaves an item out.
-        item_ids: external id per column.
-        k: at most this many.
+    Attributes:
+        sizes: how many each row has, int64 [R].
+        column: of the scores, int64 [sum of sizes].
+        score: float32, as `column`.
     """
-    if not scores.size:
-        return [() for _ in range(len(scores))]
-    rows, columns, values = best(scores, k)
-    names = map(item_ids.__getitem__, columns.tolist())
-    items = tuple(map(ScoredItem, names, values.tolist()))
-    ends = np.searchsorted(rows, np.arange(len(scores) + 1)).tolist()
-    return [items[lo:hi] for lo, hi in pairwise(ends)]
+
+    sizes: NDArray[np.int64]
+    column: NDArray[np.int64]
+    score: NDArray[np.float32]
 
 
-def best(
-    scores: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Return rows, columns and values of the k best per row, by row, value and column.
+def top(scores: NDArray[np.float32], k: int) -> Top:
+    """The k best items per row; equal scores go by internal id, so that a slate is a function of its scores.
 
     Args:
         scores: [R, V]; -inf leaves an item out.
         k: at most this many.
     """
     width = scores.shape[1]
+    if not scores.size:
+        nothing = np.empty(0, np.int64)
+        return Top(np.zeros(len(scores), np.int64), nothing, np.empty(0, np.float32))
     floor = _kth_block(scores, k)
     place = np.flatnonzero(scores >= np.maximum(floor, _LEAST)[:, None])
     rows, columns = place // width, place % width
     values = scores.reshape(-1)[place]
     order = np.lexsort((columns, -values, rows))
-    rows, columns, values = rows[order], columns[order], values[order]
     rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    kept = rank < k
-    return rows[kept], columns[kept], values[kept]
+    kept = order[rank < k]
+    return Top(np.bincount(rows[kept], minlength=len(scores)), columns[kept], values[kept])
+
+
+def named(tops: Sequence[Top], item_ids: Sequence[str]) -> list[tuple[ScoredItem, ...]]:
+    """The items of every row of several tops, `item_ids` per column."""
+    if not tops:
+        return []
+    sizes, columns, scores = (np.concatenate(part) for part in zip(*tops, strict=True))
+    names = map(item_ids.__getitem__, columns.tolist())
+    items = tuple(map(ScoredItem, names, scores.tolist()))
+    ends = sizes.cumsum().tolist()
+    return [items[lo:hi] for lo, hi in pairwise([0, *ends])]
 
 
 def _kth_block(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:

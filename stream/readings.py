@@ -95,24 +95,23 @@ def reason(coverage: Coverage, n_history: int) -> ReasonCode:
 
 
 def portions(parts: Sequence[Readings], size: int) -> Iterator[Readings]:
-    """The same readings, those of one kind together, `size` at a time; what lies in one part is not copied."""
-    for kind in dict.fromkeys(part.kind for part in parts):
-        held: list[Readings] = []
-        room = size
-        for part in parts:
-            start = 0 if part.kind == kind else len(part)
-            while start < len(part):
-                held.append(part.slice(start, start + room))
-                start += len(held[-1])
-                room -= len(held[-1])
-                if not room:
-                    yield _join(kind, held)
-                    held, room = [], size
-        if held:
-            yield _join(kind, held)
+    """The same readings, all of one kind, `size` at a time; what lies in one part is not copied."""
+    held: list[Readings] = []
+    room = size
+    for part in parts:
+        start = 0
+        while start < len(part):
+            held.append(part.slice(start, start + room))
+            start += len(held[-1])
+            room -= len(held[-1])
+            if not room:
+                yield _join(held)
+                held, room = [], size
+    if held:
+        yield _join(held)
 
 
-def _join(kind: Kind, parts: Sequence[Readings]) -> Readings:
+def _join(parts: Sequence[Readings]) -> Readings:
     if len(parts) == 1:
         return parts[0]
     sizes = np.concatenate([np.diff(part.features.row_ptr) for part in parts])
@@ -123,7 +122,7 @@ def _join(kind: Kind, parts: Sequence[Readings]) -> Readings:
     )
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
     hidden = np.concatenate([part.hidden for part in parts])
-    return Readings(kind=kind, hidden=hidden, features=features, **columns)
+    return Readings(kind=parts[0].kind, hidden=hidden, features=features, **columns)
 
 
 _STATE_COLUMNS = ("user_idx", "groups", "covered_ms", "recents", "left_out", "n_history")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from stream.advance import Advance
 from stream.cache import StateCache
 from stream.facts import narrowed
 from stream.loading import LoadRequest, StateLoader, StateMode, token_block
-from stream.rank import top_items
+from stream.rank import Top, named, top
 from stream.readings import portions, reason
 from stream.slates import Slate, recommendation_ids, request_id
 from stream.stored import StoredRows
@@ -39,7 +40,7 @@ _CHUNK_ROWS = 1_024
 """Events scored together; results do not depend on it."""
 _LOAD_USERS = 256
 """Users loaded by one read; a stretch of events has at most so many."""
-SCORES_AT_ONCE = 1 << 21
+SCORES_AT_ONCE = 1 << 19
 """Scores held at once; they stay near the processor."""
 
 
@@ -140,17 +141,16 @@ class Scorer:
             state.hidden = hidden[-1].float().numpy().copy() if len(hidden) else None
             self._states.put(state)
 
-    def score_rows(self, table: pa.Table) -> list[Slate]:
-        """Slates for the scored rows of a stored batch, in its order; other rows only move the states."""
+    def score_rows(self, table: pa.Table) -> Iterator[list[Slate]]:
+        """Slates for the scored rows of a stored batch, in its order, some at a time; other rows only move the states."""
         rows = StoredRows.of(table, self._ids)
-        slates: dict[int, Slate] = {}
         for start, stop in self._stretches(rows):
             self._ensure(rows, start, stop)
             for first in range(start, stop, _CHUNK_ROWS):
                 readings = self._advance.over(rows, first, min(first + _CHUNK_ROWS, stop))
-                slates |= self._slates(readings, rows)
+                slates = self._slates(readings, rows)
+                yield [slates[row] for row in sorted(slates)]
             self._states.make_room(0)
-        return [slates[row] for row in sorted(slates)]
 
     def score_states(self, requests: Sequence[StateRequest]) -> StateScores:
         """Scores of every known item for states loaded as of given positions; changes no cached state."""
@@ -212,37 +212,43 @@ class Scorer:
         first, self._met[place] = not self._met[place], True
         return first
 
-    def _scores(self, readings: Readings) -> NDArray[np.float32]:
-        """Final scores [R, V] before filters."""
+    def _scores(
+        self, readings: Readings, shown: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float32]:
+        """Final scores [R, V] before filters; -inf where items are not shown."""
         candidates = self._shared.now().candidates
         width = self._shared.n_items
         if candidates is None or not len(readings):
             return np.zeros((len(readings), width), dtype=np.float32)
         features = narrowed(readings.features, width)
-        return candidates.scores(readings.kind, readings.hidden, features)
+        return candidates.scores(readings.kind, readings.hidden, features, shown)
 
     def _slates(
         self, readings: Sequence[Readings], rows: StoredRows | None, *, top_k: int | None = None
     ) -> dict[int, Slate]:
         """Slates by the row or place that the readings answer."""
-        step = max(1, SCORES_AT_ONCE // max(1, self._shared.n_items))
+        candidates = self._shared.now().candidates
+        item_ids = candidates.item_ids if candidates else []
         out: dict[int, Slate] = {}
-        for part in portions(readings, step):
-            items = self._items(part, top_k or self._config.top_k)
-            out |= zip(part.row.tolist(), self._written(part, rows, items), strict=True)
+        for kind in dict.fromkeys(part.kind for part in readings):
+            parts = [part for part in readings if part.kind == kind]
+            items = iter(named(self._tops(parts, top_k or self._config.top_k), item_ids))
+            for part in parts:
+                own = list(islice(items, len(part)))
+                out |= zip(part.row.tolist(), self._written(part, rows, own), strict=True)
         return out
 
-    def _items(self, readings: Readings, k: int) -> list[tuple[ScoredItem, ...]]:
-        """Top items under hard filters."""
-        scores = self._scores(readings)
+    def _tops(self, parts: Sequence[Readings], k: int) -> list[Top]:
+        """Best items under hard filters, as many rows at once as stay near the processor with their scores."""
         allowed = self._shared.allowed(self._config.deny)
-        if not allowed.all():
-            scores += np.where(allowed, np.float32(0), np.float32(-np.inf))
-        if self._config.filter_seen:  # the features name every item of the whole history
-            seen = narrowed(readings.features, scores.shape[1])
-            scores[seen.rows(), seen.item] = -np.inf
-        candidates = self._shared.now().candidates
-        return top_items(scores, candidates.item_ids if candidates else [], k)
+        tops = []
+        for part in portions(parts, max(1, SCORES_AT_ONCE // max(1, len(allowed)))):
+            scores = self._scores(part, allowed)
+            if self._config.filter_seen:  # the features name every item of the whole history
+                seen = narrowed(part.features, scores.shape[1])
+                scores[seen.rows(), seen.item] = -np.inf
+            tops.append(top(scores, k))
+        return tops
 
     def _written(
         self,

@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 ReasonCode = Literal["personal", "recent_only", "stale_tokens", "cold_user", "popular"]
 ReadOutName = Literal["visit", "line", "popular"]
 
 # gc=False: these hold no reference cycles, and the collector need not walk ten items per slate
-_NAMESPACE = UUID("6f1d9a0e-3d0c-5b0b-9a52-0c7f6c1d2e43")
+_SPACE = UUID("6f1d9a0e-3d0c-5b0b-9a52-0c7f6c1d2e43").bytes
 _HEX_PLACES = [place for place in range(36) if place not in {8, 13, 18, 23}]
 
 
@@ -95,7 +95,7 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def recommendation_ids(places: Iterable[tuple[str, int, int]]) -> list[str]:
     """Return the ids of the slates caused by the records at (topic, part, offset): the same on every repeat."""
-    return _uuids(_partition_name(topic, part) + b"%d" % off for topic, part, off in places)
+    return _uuids([_partition_name(topic, part) + b"%d" % off for topic, part, off in places])
 
 
 def recommendation_id(topic: str, part: int, off: int) -> str:
@@ -105,18 +105,17 @@ def recommendation_id(topic: str, part: int, off: int) -> str:
 
 def request_id(user_id: str, at_ms: int) -> str:
     """Return the id of the slate answering a request of `user_id` at `at_ms`."""
-    return _uuids([f"request/{at_ms}/{user_id}".encode()])[0]
+    return _uuids([_SPACE + f"request/{at_ms}/{user_id}".encode()])[0]
 
 
 @cache
 def _partition_name(topic: str, part: int) -> bytes:
-    return f"{topic}/{part}/".encode()
+    return _SPACE + f"{topic}/{part}/".encode()
 
 
 def _uuids(names: Iterable[bytes]) -> list[str]:
-    """`str(uuid.uuid5(_NAMESPACE, name))` (RFC 9562, 5.5) of many names, in a tenth of the time: every slate has one."""
-    space = _NAMESPACE.bytes
-    digests = [sha1(space + name, usedforsecurity=False).digest() for name in names]
+    """`str(uuid.uuid5(space, name))` (RFC 9562, 5.5) of many names behind `_SPACE`, in a tenth of the time."""
+    digests = [sha1(name, usedforsecurity=False).digest() for name in names]
     raw = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 20)[:, :16].copy()
     raw[:, 6] = raw[:, 6] & 0x0F | 0x50
     raw[:, 8] = raw[:, 8] & 0x3F | 0x80
@@ -135,9 +134,32 @@ def encode_slate(slate: Slate) -> bytes:
     return _ENCODER.encode(slate)
 
 
-def encode_slates(slates: Sequence[Slate]) -> bytes:
-    """Return slates as lines of JSON, each with a newline at its end."""
-    return _ENCODER.encode_lines(slates)
+class SlateLines:
+    """Slates as lines of JSON, encoded soon after they are made, while they are near the processor.
+
+    Attributes:
+        parts: lines with a newline behind each, any number of lines per part.
+        users: user of each line, external id.
+    """
+
+    def __init__(self, slates: Iterable[Slate] = ()) -> None:
+        self.parts: list[bytes] = []
+        self.users: list[str] = []
+        self.add(list(slates))
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def add(self, slates: Sequence[Slate]) -> None:
+        """Encode slates behind what is there."""
+        if slates:
+            self.parts.append(_ENCODER.encode_lines(slates))
+            self.users += [slate.user_id for slate in slates]
+
+    def lines(self) -> Iterator[bytes]:
+        """Each slate's line, without the newline."""
+        for part in self.parts:
+            yield from part[:-1].split(b"\n")
 
 
 def decode_slate(line: bytes) -> Slate:

@@ -17,7 +17,7 @@ from stream.advance import Advance
 from stream.cache import StateCache
 from stream.facts import narrowed
 from stream.loading import LoadRequest
-from stream.rank import best
+from stream.rank import top
 from stream.readings import portions
 from stream.score import SCORES_AT_ONCE
 from stream.stored import StoredRows
@@ -60,6 +60,7 @@ def model_and_top(pipeline: Pipeline, table: pa.Table) -> dict[str, Work]:
     caches = [state.cache for state in states]
     found: list[np.ndarray] = []
 
+    shown = pipeline.shared.allowed(pipeline.config.serving.deny)
     features = [narrowed(part.features, len(candidates)) for part in parts]
 
     def model() -> None:
@@ -70,7 +71,7 @@ def model_and_top(pipeline: Pipeline, table: pa.Table) -> dict[str, Work]:
         hidden = found.pop()
         for number, known in enumerate(features):
             rows = hidden[number * step : (number + 1) * step]
-            best(candidates.scores("line", rows, known), pipeline.config.serving.top_k)
+            top(candidates.scores("line", rows, known, shown), pipeline.config.serving.top_k)
 
     return {"model": model, "catalogue and top-k": catalogue}
 

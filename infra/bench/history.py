@@ -16,7 +16,7 @@ import numpy as np
 from infra.bench.models import random_cache, random_chain, random_engine, random_rows, shipped_shape
 from infra.bench.result import Findings, Gate, Row, at_most, estimated, exactly, timed
 from infra.bench.timing import Spent, cpu, interleave, ratio, spend
-from infra.bench.worlds import FIRST_MS, asked, loader_of, settings, store, tail, written
+from infra.bench.worlds import FIRST_MS, asked, loader_of, score, settings, store, tail, written
 from stream.clock import DAY_MS
 from stream.loading import LoadRequest
 from stream.score import Scorer
@@ -187,7 +187,7 @@ def _one_by_one(pipeline: Pipeline, rows: pa.Table) -> Work:
 
     def work() -> None:
         for one in singles:
-            pipeline.scorer.score_rows(one)
+            score(pipeline, one)
 
     return work
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,7 +89,7 @@ def _slates(world: World, events: int, values: dict[str, object]) -> tuple[list[
     with asked(world, settings({**_VALUES, **values})) as pipeline:
         rows = tail(pipeline, events)
         for start in range(0, rows.num_rows, _CHUNK):
-            found += pipeline.scorer.score_rows(rows.slice(start, _CHUNK))
+            found += chain.from_iterable(pipeline.scorer.score_rows(rows.slice(start, _CHUNK)))
         scorer = pipeline.scorer
         evictions = scorer.cache_use().evictions if isinstance(scorer, Scorer) else 0
     return found, evictions

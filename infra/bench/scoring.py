@@ -21,7 +21,7 @@ from infra.bench.breakdown import by_module
 from infra.bench.peer import PeerUnavailableError, measure_peer
 from infra.bench.result import Findings, Gate, Row, at_least, compared, estimated, rated
 from infra.bench.timing import Estimate, Spent, cold, cpu, ratio, spend
-from infra.bench.worlds import asked, generated, settings, store, tail
+from infra.bench.worlds import asked, generated, score, settings, store, tail
 from storage import journal
 from storage.visibility import users_of_run
 from stream.unread import Made
@@ -143,14 +143,14 @@ def _measure(room: Room, world: World, chunks: int) -> _Measured:
         visible = _visible(pipeline, before)
         for part in _between(before, [off for off, _ in visible]):
             _publish(pipeline, visible, part)
-            pipeline.scorer.score_rows(part)
+            score(pipeline, part)
         rows = rows.filter(pc.is_in(rows["user_idx"], pc.unique(before["user_idx"])))
         for number in range(min(chunks, rows.num_rows // _CHUNK)):
             chunk = rows.slice(number * _CHUNK, _CHUNK)
             _publish(pipeline, visible, chunk)
             _chunk(pipeline, chunk, measured)
         rest = rows.slice(len(measured.scorer) * _CHUNK)
-        measured.modules = by_module(lambda: pipeline.scorer.score_rows(rest))
+        measured.modules = by_module(lambda: score(pipeline, rest))
     return measured
 
 
@@ -189,7 +189,7 @@ def _chunk(pipeline: Pipeline, rows: pa.Table, measured: _Measured) -> None:
     if first:
         alone()
     cold()
-    measured.scorer.append(spend(lambda: pipeline.scorer.score_rows(rows)))
+    measured.scorer.append(spend(lambda: score(pipeline, rows)))
     if not first:
         alone()
     measured.events.append(rows.num_rows)

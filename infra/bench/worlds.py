@@ -108,6 +108,12 @@ def asked(world: World, loaded: Loaded) -> Iterator[Pipeline]:
         yield pipeline
 
 
+def score(pipeline: Pipeline, rows: pa.Table) -> None:
+    """Score stored rows; their slates are let go."""
+    for _ in pipeline.scorer.score_rows(rows):
+        pass
+
+
 def tail(pipeline: Pipeline, rows: int) -> pa.Table:
     """Return the newest stored rows of the log, in its order."""
     (topic, part), end = max(

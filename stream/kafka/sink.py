@@ -6,20 +6,17 @@ from typing import TYPE_CHECKING
 
 from stream.errors import SinkError
 from stream.kafka.producer import Message, RecordProducer
-from stream.slates import encode_slate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from stream.kafka.config import KafkaConfig
     from stream.kafka.producer import Headers
-    from stream.slates import Slate
+    from stream.slates import SlateLines
 
 HEADERS: Headers = [("content-type", b"application/json")]
 
 
 class KafkaSink:
-    """Sends each slate as one message: the key is the user, the value `encode_slate`.
+    """Sends each slate as one message: the key is the user, the value its line.
 
     One partition holds a user's slates in the order of writing. A write that failed may have sent some
     of its slates; writing them again sends them twice with equal ids.
@@ -33,7 +30,7 @@ class KafkaSink:
         self._producer = RecordProducer(config)
         self._closed = False
 
-    def write(self, slates: Sequence[Slate]) -> None:
+    def write(self, slates: SlateLines) -> None:
         """Send `slates` in order; the broker has acknowledged all of them when this returns.
 
         Raises:
@@ -42,17 +39,12 @@ class KafkaSink:
         if self._closed:
             raise SinkError(f"{self._topic}: the sink is closed; open another")
         if slates:
-            self._producer.send([self._message(slate) for slate in slates])
+            self._producer.send([
+                Message(topic=self._topic, key=user.encode(), value=line, headers=HEADERS)
+                for user, line in zip(slates.users, slates.lines(), strict=True)
+            ])
 
     def close(self) -> None:
         """Close the connection."""
         self._closed = True
         self._producer.close()
-
-    def _message(self, slate: Slate) -> Message:
-        return Message(
-            topic=self._topic,
-            key=slate.user_id.encode(),
-            value=encode_slate(slate),
-            headers=HEADERS,
-        )

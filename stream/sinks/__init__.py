@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
-from stream.slates import Slate
+from stream.slates import SlateLines
 
 
 class Sink(Protocol):
     """Takes slates and makes them durable."""
 
-    def write(self, slates: Sequence[Slate]) -> None:
+    def write(self, slates: SlateLines) -> None:
         """Write `slates` in order; they are durable when this returns.
 
         Raises:

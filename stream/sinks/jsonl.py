@@ -11,13 +11,13 @@ import msgspec
 
 from storage.faults import reach
 from stream.errors import SinkError, SinkFullError
-from stream.slates import decode_slate, encode_slates
+from stream.slates import decode_slate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from stream.slates import Slate
+    from stream.slates import Slate, SlateLines
 
 _BLOCK_BYTES = 1 << 16
 _FULL_DISK_RETRY_S = 30.0
@@ -54,7 +54,7 @@ class JsonlSink:
             raise
         self._closed = False
 
-    def write(self, slates: Sequence[Slate]) -> None:
+    def write(self, slates: SlateLines) -> None:
         """Append `slates` in order; they are on disk when this returns.
 
         Raises:
@@ -64,12 +64,12 @@ class JsonlSink:
             raise SinkError(f"{self._path}: the sink is closed; open another")
         if not slates:
             return
-        data = encode_slates(slates)
-        reach("sink.line", lambda: os.write(self._fd, _torn(data)))
+        reach("sink.line", lambda: os.write(self._fd, _torn(b"".join(slates.parts))))
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            for part in slates.parts:
+                view = memoryview(part)
+                while view:
+                    view = view[os.write(self._fd, view) :]
             os.fsync(self._fd)
         except OSError as err:
             os.ftruncate(self._fd, self._size)
@@ -78,7 +78,7 @@ class JsonlSink:
                 f"{self._path}: not written ({err.strerror}); free space and run again",
                 retry_after_s=_FULL_DISK_RETRY_S,
             ) from err
-        self._size += len(data)
+        self._size += sum(map(len, slates.parts))
 
     def close(self) -> None:
         """Close the file."""

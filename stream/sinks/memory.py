@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stream.errors import SinkError
+from stream.slates import decode_slate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stream.slates import Slate
+    from stream.slates import Slate, SlateLines
 
 
 class MemorySink:
@@ -23,7 +22,7 @@ class MemorySink:
         self.slates: list[Slate] = []
         self._closed = False
 
-    def write(self, slates: Sequence[Slate]) -> None:
+    def write(self, slates: SlateLines) -> None:
         """Append `slates`.
 
         Raises:
@@ -31,7 +30,7 @@ class MemorySink:
         """
         if self._closed:
             raise SinkError("the sink is closed; open another")
-        self.slates.extend(slates)
+        self.slates.extend(map(decode_slate, slates.lines()))
 
     def close(self) -> None:
         """Take no more slates."""

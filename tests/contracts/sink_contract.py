@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stream.errors import SinkError
-from stream.slates import Cause, Coverage, ScoredItem, Slate, recommendation_id
+from stream.slates import Cause, Coverage, ScoredItem, Slate, SlateLines, recommendation_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ def slate(number: int, *, text: str = "") -> Slate:
 def slates_are_durable_when_write_returns(case: SinkCase) -> None:
     """What was written can be read before the sink is closed."""
     sink = case.open()
-    sink.write([slate(0), slate(1)])
+    sink.write(SlateLines([slate(0), slate(1)]))
     stored = case.stored()
     sink.close()
     assert stored == [slate(0), slate(1)]
@@ -59,9 +59,9 @@ def order_is_kept(case: SinkCase) -> None:
     """Slates are stored in the order of writing, over batches of any size."""
     sink = case.open()
     numbers = [5, 3, 4, 0, 9, 9, 2]
-    sink.write([slate(n) for n in numbers[:3]])
-    sink.write([slate(numbers[3])])
-    sink.write([slate(n) for n in numbers[4:]])
+    sink.write(SlateLines([slate(n) for n in numbers[:3]]))
+    sink.write(SlateLines([slate(numbers[3])]))
+    sink.write(SlateLines([slate(n) for n in numbers[4:]]))
     sink.close()
     assert [s.id for s in case.stored()] == [slate(n).id for n in numbers]
 
@@ -69,9 +69,9 @@ def order_is_kept(case: SinkCase) -> None:
 def an_empty_batch_changes_nothing(case: SinkCase) -> None:
     """Writing nothing stores nothing."""
     sink = case.open()
-    sink.write([])
-    sink.write([slate(1)])
-    sink.write([])
+    sink.write(SlateLines([]))
+    sink.write(SlateLines([slate(1)]))
+    sink.write(SlateLines([]))
     sink.close()
     assert case.stored() == [slate(1)]
 
@@ -80,7 +80,7 @@ def every_character_comes_back(case: SinkCase) -> None:
     """Line ends, quotes and any script in ids do not disturb neighbors."""
     odd = [slate(n, text=text) for n, text in enumerate(("\n", '"', "\\", "é漢🛒", "\u2028\x00"))]
     sink = case.open()
-    sink.write(odd)
+    sink.write(SlateLines(odd))
     sink.close()
     assert case.stored() == odd
 
@@ -91,7 +91,7 @@ def reopening_goes_on_after_what_is_there(case: SinkCase) -> None:
         return
     for number in range(3):
         sink = case.open()
-        sink.write([slate(number)])
+        sink.write(SlateLines([slate(number)]))
         sink.close()
     assert case.stored() == [slate(n) for n in range(3)]
 
@@ -103,7 +103,7 @@ def a_closed_sink_refuses(case: SinkCase) -> None:
     sink.close()
     refused = False
     try:
-        sink.write([slate(1)])
+        sink.write(SlateLines([slate(1)]))
     except SinkError:
         refused = True
     assert refused, "a closed sink took slates"

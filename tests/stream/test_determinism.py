@@ -18,7 +18,7 @@ from model.engine import Engine, SegmentJob, TokenBlock
 from storage import positions
 from storage.database import Tx
 from stream.sinks.memory import MemorySink
-from stream.slates import Slate
+from stream.slates import Slate, SlateLines
 from tests.stream.support import (
     DAY_MS,
     HOUR_MS,
@@ -74,7 +74,7 @@ class FaultySink(MemorySink):
         super().__init__()
         self._faults = faults
 
-    def write(self, slates: Sequence[Slate]) -> None:
+    def write(self, slates: SlateLines) -> None:
         self._faults.passed("before sink")
         super().write(slates)
         self._faults.passed("after sink")

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from model.engine import Engine
-from stream.rank import top_items
+from stream.rank import named, top
 from stream.sinks.memory import MemorySink
-from stream.slates import Slate
+from stream.slates import ScoredItem, Slate
 from tests.stream.support import (
     DAY_MS,
     HOUR_MS,
@@ -127,18 +128,24 @@ def test_an_item_file_says_what_is_unavailable_too(tmp_path: Path) -> None:
     assert len(shown(sink.slates[-1])) == N_ITEMS - 1
 
 
+def items_of(scores: NDArray[np.float32], names: list[str], k: int) -> list[tuple[ScoredItem, ...]]:
+    """The items of all rows, found in two portions."""
+    half = len(scores) // 2
+    return named([top(scores[:half], k), top(scores[half:], k)], names)
+
+
 def test_the_best_items_come_first_and_ties_go_by_age() -> None:
     scores = np.array([[1.0, 3.0, 2.0, 3.0, 0.5]], np.float32)
     names = list("abcde")
-    (found,) = top_items(scores, names, 3)
+    (found,) = items_of(scores, names, 3)
     assert [one.item_id for one in found] == ["b", "d", "c"]
     assert [one.score for one in found] == [3.0, 3.0, 2.0]
-    assert [one.item_id for one in top_items(scores, names, 1)[0]] == ["b"]
+    assert [one.item_id for one in items_of(scores, names, 1)[0]] == ["b"]
     left_out = scores.copy()
     left_out[0, [1, 3]] = -np.inf
-    assert [one.item_id for one in top_items(left_out, names, 9)[0]] == ["c", "a", "e"]
-    assert top_items(np.full((2, 5), -np.inf, np.float32), names, 3) == [(), ()]
-    assert top_items(np.zeros((2, 0), np.float32), [], 3) == [(), ()]
+    assert [one.item_id for one in items_of(left_out, names, 9)[0]] == ["c", "a", "e"]
+    assert items_of(np.full((2, 5), -np.inf, np.float32), names, 3) == [(), ()]
+    assert items_of(np.zeros((2, 0), np.float32), [], 3) == [(), ()]
 
 
 @given(
@@ -155,7 +162,7 @@ def test_top_items_are_those_of_a_full_sort(
     scores = np.round(rng.normal(size=(n_rows, width)), spread).astype(np.float32)
     scores[rng.random(scores.shape) < 0.3] = -np.inf
     names = [f"i{column}" for column in range(width)]
-    for row, found in zip(scores, top_items(scores, names, k), strict=True):
+    for row, found in zip(scores, items_of(scores, names, k), strict=True):
         order = [i for i in np.lexsort((np.arange(width), -row)) if row[i] > -np.inf][:k]
         assert [(one.item_id, one.score) for one in found] == [(names[i], row[i]) for i in order]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from stream.events import Partition
 from stream.pipeline import Pipeline
 from stream.sinks.jsonl import JsonlSink, read_slates
 from stream.sinks.memory import MemorySink
-from stream.slates import Slate, recommendation_id, request_id
+from stream.slates import SlateLines, recommendation_id, request_id
 from stream.sources.memory import MemorySource
 from tests.stream.support import (
     DAY_MS,
@@ -294,7 +293,7 @@ def test_slates_that_a_sink_refused_are_written_by_the_next_answer(tmp_path: Pat
     class Refusing(MemorySink):
         refuse = True
 
-        def write(self, slates: Sequence[Slate]) -> None:
+        def write(self, slates: SlateLines) -> None:
             if self.refuse:
                 self.refuse = False
                 raise SinkError("the broker is away", retry_after_s=1.0)

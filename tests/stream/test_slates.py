@@ -10,6 +10,7 @@ from stream.slates import (
     Coverage,
     ScoredItem,
     Slate,
+    SlateLines,
     decode_slate,
     encode_slate,
     recommendation_id,
@@ -45,6 +46,20 @@ def test_a_slate_is_one_line_and_comes_back_the_same(slate: Slate) -> None:
     line = encode_slate(slate)
     assert b"\n" not in line
     assert decode_slate(line) == slate
+
+
+@given(st.lists(st.lists(slates(), max_size=3), max_size=4))
+def test_lines_are_the_slates_in_their_order_however_they_were_added(
+    batches: list[list[Slate]],
+) -> None:
+    found = SlateLines()
+    for batch in batches:
+        found.add(batch)
+    every = [slate for batch in batches for slate in batch]
+    assert list(found.lines()) == [encode_slate(slate) for slate in every]
+    assert b"".join(found.parts) == b"".join(encode_slate(slate) + b"\n" for slate in every)
+    assert found.users == [slate.user_id for slate in every]
+    assert len(found) == len(every)
 
 
 @pytest.mark.parametrize("line", [b"{", b"{}", b'{"id":5}'])

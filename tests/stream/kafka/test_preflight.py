@@ -17,6 +17,7 @@ from stream.errors import DeniedError, LoginError, TlsError, TopicError, Unreach
 from stream.kafka.config import KafkaConfig
 from stream.kafka.preflight import Access, access_of_run, addresses, preflight
 from stream.kafka.sink import KafkaSink
+from stream.slates import SlateLines
 from tests.brokers.backends import USERS
 from tests.contracts.sink_contract import slate
 from tests.stream.kafka.support import read_topic
@@ -198,7 +199,7 @@ def test_no_secret_is_in_the_log_at_any_level(secure, admin, make_topic, caplog)
             )
             preflight(good, Access(writes=(topic,)))
             sink = KafkaSink(good)
-            sink.write([slate(1)])
+            sink.write(SlateLines([slate(1)]))
             sink.close()
             refused(settings(secure, "SASL_PLAINTEXT", **app(WRONG, mechanism)))
     assert len(read_topic(secure.bootstrap, topic)) == 2

@@ -7,7 +7,7 @@ from infra.exits import ExitCode, exit_code
 from stream.errors import SinkError
 from stream.kafka.config import KafkaConfig
 from stream.kafka.sink import KafkaSink
-from stream.slates import decode_slate
+from stream.slates import SlateLines, decode_slate
 from tests.contracts.sink_contract import SinkCase, SinkContract, slate
 from tests.stream.kafka.support import read_topic
 
@@ -27,7 +27,7 @@ class TestKafkaSink(SinkContract):
 def test_a_users_slates_share_a_partition_and_the_key_is_the_user(broker, make_topic):
     topic = make_topic(partitions=3)
     sink = KafkaSink(KafkaConfig(bootstrap_servers=broker.bootstrap, slates_topic=topic))
-    sink.write([slate(number) for number in range(12)])
+    sink.write(SlateLines([slate(number) for number in range(12)]))
     sink.close()
     records = read_topic(broker.bootstrap, topic)
     parts = {}
@@ -45,7 +45,7 @@ def test_a_topic_that_is_not_there_is_an_error_that_names_it(broker):
     )
     sink = KafkaSink(config)
     with pytest.raises(SinkError, match=r"nobody\.made\.this") as caught:
-        sink.write([slate(0)])
+        sink.write(SlateLines([slate(0)]))
     assert exit_code(caught.value) == ExitCode.BROKER
     sink.close()
 
@@ -61,13 +61,13 @@ def test_slates_that_a_dead_broker_did_not_take_are_refused_and_can_be_written_a
         connect_timeout_s=1,
     )
     sink = KafkaSink(config)
-    sink.write([slate(0)])
+    sink.write(SlateLines([slate(0)]))
     own_broker.kill()
     with pytest.raises(SinkError) as caught:
-        sink.write([slate(1), slate(2)])
+        sink.write(SlateLines([slate(1), slate(2)]))
     assert caught.value.retry_after_s is not None
     own_broker.start()
-    sink.write([slate(1), slate(2)])
+    sink.write(SlateLines([slate(1), slate(2)]))
     sink.close()
     stored = [decode_slate(record.value) for record in read_topic(own_broker.bootstrap, "slates")]
     assert stored == [slate(0), slate(1), slate(2)]

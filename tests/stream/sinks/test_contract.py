@@ -11,10 +11,10 @@ import pytest
 from stream.errors import SinkError
 from stream.sinks.jsonl import JsonlSink, read_slates
 from stream.sinks.memory import MemorySink
+from stream.slates import SlateLines, decode_slate
 from tests.contracts import sink_contract as contract
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from stream.slates import Slate
@@ -57,34 +57,37 @@ class FaultySink:
 
     def __init__(self, path: Path, fault: Fault) -> None:
         self._fault = fault
-        self._waiting: list[Slate] = []
+        self._waiting = SlateLines()
         if fault == "starts_over":
             path.unlink(missing_ok=True)
         self._sink = JsonlSink(path)
 
-    def write(self, slates: Sequence[Slate]) -> None:
+    def write(self, slates: SlateLines) -> None:
+        given = list(map(decode_slate, slates.lines()))
         match self._fault:
             case "buffers":
-                self._waiting += slates
+                self._waiting.add(given)
             case "reverses":
-                self._sink.write(slates[::-1])
+                self._put(given[::-1])
             case "drops":
-                self._sink.write(slates[:2])
+                self._put(given[:2])
             case "pads":
-                self._sink.write(slates or [contract.slate(99)])
+                self._put(given or [contract.slate(99)])
             case "escapes":
-                text = [msgspec.structs.replace(s, user_id=s.user_id.strip()) for s in slates]
-                self._sink.write(text)
+                self._put([msgspec.structs.replace(s, user_id=s.user_id.strip()) for s in given])
             case "writes_on":
                 with suppress(SinkError):
                     self._sink.write(slates)
             case _:
                 self._sink.write(slates)
 
+    def _put(self, slates: list[Slate]) -> None:
+        self._sink.write(SlateLines(slates))
+
     def close(self) -> None:
         if self._waiting and self._fault == "buffers":
             self._sink.write(self._waiting)
-            self._waiting = []
+            self._waiting = SlateLines()
         self._sink.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 from storage import faults
 from stream.errors import SinkError, SinkFullError
 from stream.sinks.jsonl import JsonlSink, read_slates
-from stream.slates import encode_slate
+from stream.slates import SlateLines, encode_slate
 from tests.contracts.sink_contract import slate
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def test_a_torn_last_line_is_cut_wherever_it_was_torn(tmp_path: Path) -> None:
         whole = LINES[:size].count(b"\n")
         assert list(read_slates(path)) == [slate(n) for n in range(whole)]
         sink = JsonlSink(path)
-        sink.write([slate(7)])
+        sink.write(SlateLines([slate(7)]))
         sink.close()
         assert list(read_slates(path)) == [*(slate(n) for n in range(whole)), slate(7)]
 
@@ -60,19 +60,19 @@ def test_a_path_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
 def test_a_write_that_fails_half_way_leaves_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "slates.jsonl"
     sink = JsonlSink(path)
-    sink.write([slate(0)])
+    sink.write(SlateLines([slate(0)]))
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, old[1]))
         with pytest.raises(SinkFullError, match="not written") as caught:
-            sink.write([slate(1), slate(2)])
+            sink.write(SlateLines([slate(1), slate(2)]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
     assert caught.value.retry_after_s is not None
     assert path.read_bytes() == encode_slate(slate(0)) + b"\n"
-    sink.write([slate(1), slate(2)])
+    sink.write(SlateLines([slate(1), slate(2)]))
     sink.close()
     assert list(read_slates(path)) == [slate(0), slate(1), slate(2)]
 
@@ -89,7 +89,7 @@ def test_a_death_in_mid_line_leaves_whole_lines_and_half_a_one(tmp_path: Path) -
     faults.install(die)
     try:
         with pytest.raises(KeyboardInterrupt, match=r"sink\.line"):
-            sink.write([slate(n) for n in range(4)])
+            sink.write(SlateLines([slate(n) for n in range(4)]))
     finally:
         faults.install(None)
         sink.close()
@@ -120,5 +120,5 @@ def test_the_file_is_synced_before_write_returns(
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    sink.write([slate(n) for n in range(4)])
+    sink.write(SlateLines([slate(n) for n in range(4)]))
     assert sizes == [len(LINES)]
