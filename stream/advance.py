@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from model.engine import Rows
-from stream.facts import sparse_features, steps
+from stream.facts import RowFacts, steps
 from stream.loading import LoadRequest, StateLoader
 from stream.readings import Readings, state_columns, state_values
 from stream.state import close_visits
@@ -219,7 +219,7 @@ class Advance:
             row=order.row[i],
             at_ms=at_ms,
             hidden=vectors[np.array([piece.hidden for piece in pieces])[which] + step],
-            features=sparse_features(facts, which, at_ms, visible, ref_ms),
+            told=RowFacts(facts, which, at_ms, visible, ref_ms),
             **columns,
         )
 
@@ -293,11 +293,9 @@ class Advance:
     ) -> Readings:
         visible = np.array([len(fact.visit) for fact in facts], np.int64)
         which = np.arange(len(facts))
-        features = sparse_features(facts, which, at_ms, visible, self._loader.ref_ms())
+        told = RowFacts(facts, which, at_ms, visible, self._loader.ref_ms())
         columns = state_columns([state_values(state) for state in states])
-        return Readings(
-            kind=kind, row=row, at_ms=at_ms, hidden=hidden, features=features, **columns
-        )
+        return Readings(kind=kind, row=row, at_ms=at_ms, hidden=hidden, told=told, **columns)
 
 
 def _continues_history(order: _Order, run: _Run) -> bool:

@@ -38,6 +38,58 @@ class Facts:
     visit: Ints
 
 
+@dataclass(frozen=True, slots=True)
+class RowFacts:
+    """What the read-out is told about R rows, user by user; features are made of it where they are used.
+
+    Attributes:
+        facts: of the users that the rows belong to.
+        which: place in `facts` per row, ascending, [R].
+        at_ms: time per row, [R].
+        visible: how many of the visit's distinct items the row has seen, at least one if there are any, [R].
+        ref_ms: reference time of the counters.
+    """
+
+    facts: Sequence[Facts]
+    which: Ints
+    at_ms: Ints
+    visible: Ints
+    ref_ms: int
+
+    def slice(self, start: int, stop: int) -> RowFacts:
+        """Rows `start:stop`, at least one of them."""
+        which = self.which[start:stop]
+        first = int(which[0])
+        return RowFacts(
+            self.facts[first : int(which[-1]) + 1],
+            which - first,
+            self.at_ms[start:stop],
+            self.visible[start:stop],
+            self.ref_ms,
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[RowFacts]) -> RowFacts:
+        """The rows of several parts, one after the other."""
+        starts = np.cumsum([0, *(len(part.facts) for part in parts[:-1])])
+        return cls(
+            [fact for part in parts for fact in part.facts],
+            np.concatenate([part.which + start for part, start in zip(parts, starts, strict=True)]),
+            np.concatenate([part.at_ms for part in parts]),
+            np.concatenate([part.visible for part in parts]),
+            parts[0].ref_ms,
+        )
+
+    def features(self, width: int) -> SparseFeatures:
+        """Features of the rows over the first `width` items: later ones are no candidates yet."""
+        found = sparse_features(self.facts, self.which, self.at_ms, self.visible, self.ref_ms)
+        kept = found.item < width
+        if kept.all():
+            return found
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
+        return SparseFeatures(before[found.row_ptr], found.item[kept], found.x[kept])
+
+
 def sparse_features(
     facts: Sequence[Facts], which: Ints, at_ms: Ints, visible: Ints, ref_ms: int
 ) -> SparseFeatures:
@@ -46,12 +98,7 @@ def sparse_features(
     The rows of a user are equally long: where one has not seen the whole visit, the visit's first item stands in with
     features of 0.
 
-    Args:
-        facts: of the users that the rows belong to.
-        which: place in `facts` per row, ascending, [R].
-        at_ms: time per row, [R].
-        visible: how many of the visit's distinct items the row has seen, at least one if there are any, [R].
-        ref_ms: reference time of the counters.
+    Arguments are those of `RowFacts`.
     """
     n_rows = np.bincount(which, minlength=len(facts))
     widths = [len(fact.items) + len(fact.last_visit) + len(fact.visit) for fact in facts]
@@ -106,12 +153,3 @@ def steps(sizes: Ints) -> Ints:
     """0, 1, .. up to each size, end to end."""
     ends = sizes.cumsum()
     return np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
-
-
-def narrowed(features: SparseFeatures, width: int) -> SparseFeatures:
-    """Leave out items that are no candidates yet: first seen since the last tick."""
-    kept = features.item < width
-    if kept.all():
-        return features
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
-    return SparseFeatures(before[features.row_ptr], features.item[kept], features.x[kept])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.features import SparseFeatures
+from stream.facts import RowFacts
 from stream.slates import Coverage, ReasonCode
 from stream.verdicts import NEVER
 
@@ -34,7 +34,7 @@ class Readings:
         user_idx: internal ids, [R].
         at_ms: times, [R].
         hidden: hidden rows, float32 [R, d].
-        features: of the rows over the items.
+        told: what features of the rows are made of.
         groups: token groups read, [R].
         covered_ms: event time of the last interaction inside them, NEVER for none, [R].
         recents: raw interactions read, [R].
@@ -47,7 +47,7 @@ class Readings:
     user_idx: Ints
     at_ms: Ints
     hidden: NDArray[np.float32]
-    features: SparseFeatures
+    told: RowFacts
     groups: Ints
     covered_ms: Ints
     recents: Ints
@@ -58,15 +58,11 @@ class Readings:
         return len(self.row)
 
     def slice(self, start: int, stop: int) -> Readings:
-        """Readings `start:stop`."""
+        """Readings `start:stop`, at least one."""
         cut = slice(start, stop)
-        ptr = self.features.row_ptr
-        inside = slice(int(ptr[start]), int(ptr[min(stop, len(self))]))
-        features = SparseFeatures(
-            ptr[start : stop + 1] - ptr[start], self.features.item[inside], self.features.x[inside]
-        )
         columns = {name: getattr(self, name)[cut] for name in _COLUMNS}
-        return Readings(kind=self.kind, hidden=self.hidden[cut], features=features, **columns)
+        told = self.told.slice(start, stop)
+        return Readings(kind=self.kind, hidden=self.hidden[cut], told=told, **columns)
 
     def coverage(self) -> list[Coverage]:
         """What of the history each reading has seen."""
@@ -114,15 +110,10 @@ def portions(parts: Sequence[Readings], size: int) -> Iterator[Readings]:
 def _join(parts: Sequence[Readings]) -> Readings:
     if len(parts) == 1:
         return parts[0]
-    sizes = np.concatenate([np.diff(part.features.row_ptr) for part in parts])
-    features = SparseFeatures(
-        np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
-        np.concatenate([part.features.item for part in parts]),
-        np.concatenate([part.features.x for part in parts]),
-    )
+    told = RowFacts.join([part.told for part in parts])
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
     hidden = np.concatenate([part.hidden for part in parts])
-    return Readings(kind=parts[0].kind, hidden=hidden, features=features, **columns)
+    return Readings(kind=parts[0].kind, hidden=hidden, told=told, **columns)
 
 
 _STATE_COLUMNS = ("user_idx", "groups", "covered_ms", "recents", "left_out", "n_history")

@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 
 from stream.advance import Advance
 from stream.cache import StateCache
-from stream.facts import narrowed
 from stream.loading import LoadRequest, StateLoader, StateMode, token_block
 from stream.rank import Top, named, top
 from stream.readings import portions, reason
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from stream.state import UserState
     from stream.unread import Made
 
-_CHUNK_ROWS = 1_024
+CHUNK_ROWS = 2_048
 """Events scored together; results do not depend on it."""
 _LOAD_USERS = 256
 """Users loaded by one read; a stretch of events has at most so many."""
@@ -146,8 +145,8 @@ class Scorer:
         rows = StoredRows.of(table, self._ids)
         for start, stop in self._stretches(rows):
             self._ensure(rows, start, stop)
-            for first in range(start, stop, _CHUNK_ROWS):
-                readings = self._advance.over(rows, first, min(first + _CHUNK_ROWS, stop))
+            for first in range(start, stop, CHUNK_ROWS):
+                readings = self._advance.over(rows, first, min(first + CHUNK_ROWS, stop))
                 slates = self._slates(readings, rows)
                 yield [slates[row] for row in sorted(slates)]
             self._states.make_room(0)
@@ -213,15 +212,22 @@ class Scorer:
         return first
 
     def _scores(
-        self, readings: Readings, shown: NDArray[np.bool_] | None = None
+        self,
+        readings: Readings,
+        shown: NDArray[np.bool_] | None = None,
+        *,
+        seen: bool = True,
     ) -> NDArray[np.float32]:
-        """Final scores [R, V] before filters; -inf where items are not shown."""
+        """Final scores [R, V]; -inf where items are not shown, or are seen and seen ones are not to be."""
         candidates = self._shared.now().candidates
         width = self._shared.n_items
         if candidates is None or not len(readings):
             return np.zeros((len(readings), width), dtype=np.float32)
-        features = narrowed(readings.features, width)
-        return candidates.scores(readings.kind, readings.hidden, features, shown)
+        features = readings.told.features(width)
+        scores = candidates.scores(readings.kind, readings.hidden, features, shown)
+        if not seen:  # the features name every item of the whole history
+            scores[features.rows(), features.item] = -np.inf
+        return scores
 
     def _slates(
         self, readings: Sequence[Readings], rows: StoredRows | None, *, top_k: int | None = None
@@ -241,14 +247,9 @@ class Scorer:
     def _tops(self, parts: Sequence[Readings], k: int) -> list[Top]:
         """Best items under hard filters, as many rows at once as stay near the processor with their scores."""
         allowed = self._shared.allowed(self._config.deny)
-        tops = []
-        for part in portions(parts, max(1, SCORES_AT_ONCE // max(1, len(allowed)))):
-            scores = self._scores(part, allowed)
-            if self._config.filter_seen:  # the features name every item of the whole history
-                seen = narrowed(part.features, scores.shape[1])
-                scores[seen.rows(), seen.item] = -np.inf
-            tops.append(top(scores, k))
-        return tops
+        seen = not self._config.filter_seen
+        step = max(1, SCORES_AT_ONCE // max(1, len(allowed)))
+        return [top(self._scores(part, allowed, seen=seen), k) for part in portions(parts, step)]
 
     def _written(
         self,

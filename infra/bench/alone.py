@@ -15,7 +15,6 @@ from infra.bench.worlds import loader_of
 from model.engine import Rows
 from stream.advance import Advance
 from stream.cache import StateCache
-from stream.facts import narrowed
 from stream.loading import LoadRequest
 from stream.rank import top
 from stream.readings import portions
@@ -61,7 +60,7 @@ def model_and_top(pipeline: Pipeline, table: pa.Table) -> dict[str, Work]:
     found: list[np.ndarray] = []
 
     shown = pipeline.shared.allowed(pipeline.config.serving.deny)
-    features = [narrowed(part.features, len(candidates)) for part in parts]
+    features = [part.told.features(len(candidates)) for part in parts]
 
     def model() -> None:
         hidden = engine.extend(caches, runs)

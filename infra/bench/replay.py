@@ -26,6 +26,7 @@ from storage import interactions
 from storage.database import Database
 from storage.tokens import group_counts
 from stream.clock import DAY_MS, from_ms
+from stream.score import CHUNK_ROWS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 _BATCH = 50_000
 _SLICE = 20_000
-_CHUNK = 1_024
 _DAYS = {"daily ticks": 1, "weekly ticks": 7}
 _GATED = "weekly ticks"
 """Of the ways with slates: the shorter the interval, the more its transactions and reads weigh."""
@@ -272,8 +272,8 @@ def _least(pipeline: Pipeline, rows: pa.Table) -> float:
     """Processor seconds per event of the model and the top-k alone, over some chunks of a slice."""
     rows = rows.filter(rows["scores"])
     spent, events = 0.0, 0
-    for start in range(0, rows.num_rows, _CHUNK * _SAMPLED):
-        chunk = rows.slice(start, _CHUNK)
+    for start in range(0, rows.num_rows, CHUNK_ROWS * _SAMPLED):
+        chunk = rows.slice(start, CHUNK_ROWS)
         works = model_and_top(pipeline, chunk)
         cold()  # preparing them has just touched the states, which a replay finds as it left them
         spent += sum(cpu([spend(work) for work in works.values()]))
