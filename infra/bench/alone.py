@@ -18,7 +18,7 @@ from stream.cache import StateCache
 from stream.loading import LoadRequest
 from stream.rank import top
 from stream.readings import portions
-from stream.score import SCORES_AT_ONCE
+from stream.score import rows_at_once
 from stream.stored import StoredRows
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def model_and_top(pipeline: Pipeline, table: pa.Table) -> dict[str, Work]:
     offsets = rows.as_of[first].tolist()
     loader = loader_of(pipeline)
     requests = [LoadRequest(*one) for one in zip(users.tolist(), offsets, strict=True)]
-    step = max(1, SCORES_AT_ONCE // len(candidates))
+    step = rows_at_once(len(candidates))
     parts = _readings(pipeline, engine, rows, requests, step)
     states = loader.load(requests)
     runs = [_run(pipeline, engine, rows, state) for state in states]
