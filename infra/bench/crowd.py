@@ -32,6 +32,8 @@ _POLL_S = 0.1
 _TAKE = 50_000
 _AGO_MS = 2 * 3_600_000
 _DAYS = 30
+SPREAD = 64
+"""As many lengths of history as rows in a segment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,8 @@ class Crowd:
     Attributes:
         active: users whose events arrive while something is measured.
         archive: further users.
-        active_events: events in an active user's history.
+        active_events: events in an active user's history, and for each in `SPREAD` users one more than for the one
+            before: nobody's recent window is full at the same event as everybody's.
         archive_events: of each of the others.
         items: size of the catalogue.
     """
@@ -56,14 +59,17 @@ class Crowd:
         """Yield everything that happened, in the order of time, ended two hours ago."""
         rng = np.random.default_rng(0)
         end = to_ms(WallClock().now()) - _AGO_MS
-        rounds = max(self.active_events, self.archive_events)
+        rounds = max(self.active_events + SPREAD, self.archive_events)
         for number in range(rounds):
             at = end - (rounds - number) * _DAYS * DAY_MS // rounds
             names = [f"b{user}" for user in range(self.archive * (number < self.archive_events))]
-            names += [f"a{user}" for user in range(self.active * (number < self.active_events))]
+            names += [f"a{user}" for user in range(self.active) if number < self._events(user)]
             items = rng.integers(0, self.items, len(names)).tolist()
             for place, (name, item) in enumerate(zip(names, items, strict=True)):
                 yield _event(name, item, at + place, f"h{number}-{name}")
+
+    def _events(self, user: int) -> int:
+        return self.active_events + user % SPREAD
 
     def live(self, users: Sequence[int], run: str) -> Iterator[Event]:
         """Yield events of active users that happen as they are asked for."""

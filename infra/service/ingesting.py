@@ -32,7 +32,7 @@ _MS = 1000.0
 # Share of what is too much at which it is no longer: one held and let go at every turn fetches in vain.
 _ON_AT = 0.75
 # While more than a few events wait, storing rests as long as it worked: more transactions would hold up answers.
-_FEW, _LONGEST_REST_S = 32, 0.1
+_FEW, _LONGEST_REST_S = 8, 0.1
 logger = logging.getLogger(__name__)
 
 

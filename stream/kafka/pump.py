@@ -19,6 +19,7 @@ from stream.errors import BrokerError, TopicError
 from stream.kafka.admin import partition_counts, raise_positions
 from stream.kafka.answering import AbandonedError, Answerer
 from stream.kafka.connection import password, tls_context
+from stream.kafka.pacing import PacedTransport
 from stream.kafka.preflight import reachable
 
 if TYPE_CHECKING:
@@ -216,6 +217,9 @@ class _App(faust.App):
     """An app that commits nothing when an agent fails; Faust's own commits what was acknowledged until then."""
 
     fail: Callable[[BaseException], None]
+
+    def _new_transport(self) -> PacedTransport:
+        return PacedTransport(self.conf.broker_consumer, self)
 
     async def _on_agent_error(self, agent: object, exc: BaseException) -> None:  # noqa: ARG002
         self.fail(exc)
