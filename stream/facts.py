@@ -82,7 +82,7 @@ class RowFacts:
 
     def features(self, width: int) -> SparseFeatures:
         """Features of the rows over the first `width` items: later ones are no candidates yet."""
-        found = sparse_features(self.facts, self.which, self.at_ms, self.visible, self.ref_ms)
+        found = sparse_features(self)
         kept = found.item < width
         if kept.all():
             return found
@@ -90,22 +90,19 @@ class RowFacts:
         return SparseFeatures(before[found.row_ptr], found.item[kept], found.x[kept])
 
 
-def sparse_features(
-    facts: Sequence[Facts], which: Ints, at_ms: Ints, visible: Ints, ref_ms: int
-) -> SparseFeatures:
+def sparse_features(told: RowFacts) -> SparseFeatures:
     """Features of R rows, user by user; a user's counters are read once for all of his rows.
 
     The rows of a user are equally long: where one has not seen the whole visit, the visit's first item stands in with
     features of 0.
-
-    Arguments are those of `RowFacts`.
     """
-    n_rows = np.bincount(which, minlength=len(facts))
+    facts, at_ms = told.facts, told.at_ms
+    n_rows = np.bincount(told.which, minlength=len(facts))
     widths = [len(fact.items) + len(fact.last_visit) + len(fact.visit) for fact in facts]
     row_ptr = np.concatenate([np.zeros(1, np.int64), np.repeat(widths, n_rows).cumsum()])
     item = np.empty(row_ptr[-1], np.int64)
     x = np.zeros((row_ptr[-1], len(FEATURES)), np.float32)
-    decay = np.exp(-(at_ms[:, None] - ref_ms) / TAU_MS)
+    decay = np.exp(-(at_ms[:, None] - told.ref_ms) / TAU_MS)
     moved = np.concatenate([np.zeros(1, np.int64), (at_ms[1:] != at_ms[:-1]).cumsum()])
     lo = start = 0
     for fact, rows, width in zip(facts, n_rows.tolist(), widths, strict=True):
@@ -115,7 +112,7 @@ def sparse_features(
             into = item[start:stop].reshape(rows, width), x[start:stop].reshape(rows, width, -1)
             _fill(fact, decay[lo:times], *into)
         lo, start = hi, stop
-    _hide(facts, which, visible, row_ptr, item, x)
+    _hide(told, row_ptr, item, x)
     return SparseFeatures(row_ptr, item, x)
 
 
@@ -132,16 +129,10 @@ def _fill(fact: Facts, decay: NDArray[np.float64], item: Ints, x: NDArray[np.flo
     x[:, before:, _IN_VISIT] = 1.0
 
 
-def _hide(
-    facts: Sequence[Facts],
-    which: Ints,
-    visible: Ints,
-    row_ptr: Ints,
-    item: Ints,
-    x: NDArray[np.float32],
-) -> None:
+def _hide(told: RowFacts, row_ptr: Ints, item: Ints, x: NDArray[np.float32]) -> None:
     """Put the visit's first item without features in the place of those that a row has not seen."""
-    unseen = np.array([len(fact.visit) for fact in facts], np.int64)[which] - visible
+    facts, which = told.facts, told.which
+    unseen = np.array([len(fact.visit) for fact in facts], np.int64)[which] - told.visible
     rows = np.repeat(np.arange(len(which)), unseen)
     places = row_ptr[1:][rows] - 1 - steps(unseen)
     first = np.array([fact.visit[0] if len(fact.visit) else 0 for fact in facts], np.int64)

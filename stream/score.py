@@ -48,9 +48,9 @@ _MOST_SCORES = 1 << 24
 
 
 def rows_at_once(n_items: int) -> int:
-    """How many rows are scored over a catalogue at once: the fastest number (`freshet bench scoring`), in bounded memory."""
-    fast = max(_FEW_ROWS, _NEAR_SCORES // max(1, n_items))
-    return max(1, min(fast, _MOST_SCORES // max(1, n_items)))
+    """How many rows are scored over a catalogue at once, so that it is fast and memory is bounded."""
+    width = max(1, n_items)
+    return max(1, min(max(_FEW_ROWS, _NEAR_SCORES // width), _MOST_SCORES // width))
 
 
 @dataclass(frozen=True, slots=True)

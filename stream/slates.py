@@ -142,10 +142,10 @@ class SlateLines:
         users: user of each line, external id.
     """
 
-    def __init__(self, slates: Iterable[Slate] = ()) -> None:
+    def __init__(self, slates: Sequence[Slate] = ()) -> None:
         self.parts: list[bytes] = []
         self.users: list[str] = []
-        self.add(list(slates))
+        self.add(slates)
 
     def __len__(self) -> int:
         return len(self.users)

@@ -16,7 +16,7 @@ import numpy as np
 
 from infra.bench.bus import PARTITIONS, broker_of, fill, new_topics
 from infra.bench.cases import BACKLOG, CASES, HITS, PLAIN, ROOM, Case
-from infra.bench.crowd import Crowd, store_answered
+from infra.bench.crowd import SPREAD, Crowd, store_answered
 from infra.bench.driver import Answered, Load, Reader
 from infra.bench.plain import PlainStarter
 from infra.bench.result import Findings, Gate, Row, at_least, at_most, estimated, exactly
@@ -112,7 +112,7 @@ def run(room: Room) -> Findings:
             "events/s": list(rates),
             "active users": crowd.active,
             "further users": crowd.archive,
-            "events of each before": f"{crowd.active_events} and {crowd.archive_events}",
+            "events of each before": f"{crowd.active_events} to {crowd.active_events + SPREAD - 1} and {crowd.archive_events}",
             "catalogue": crowd.items,
             "partitions": PARTITIONS,
             "seconds measured": times.measured_s,

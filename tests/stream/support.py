@@ -31,7 +31,7 @@ from stream.config import (
 )
 from stream.diff import DiffReport, diff
 from stream.events import Partition
-from stream.facts import Facts, sparse_features
+from stream.facts import Facts, RowFacts, sparse_features
 from stream.pipeline import Pipeline, TickSource
 from stream.refresh import Compressor
 from stream.sinks import Sink
@@ -280,9 +280,8 @@ def history(pipeline: Pipeline, user: str) -> list[dict[str, Any]]:
 def features_of(facts: Sequence[Facts], times_ms: Sequence[int], ref_ms: int) -> SparseFeatures:
     """Features of one row per user's facts, each at its time and after the whole visit."""
     visible = np.array([len(fact.visit) for fact in facts], np.int64)
-    return sparse_features(
-        facts, np.arange(len(facts)), np.array(times_ms, np.int64), visible, ref_ms
-    )
+    which, at_ms = np.arange(len(facts)), np.array(times_ms, np.int64)
+    return sparse_features(RowFacts(facts, which, at_ms, visible, ref_ms))
 
 
 def line_features(state: UserState, at_ms: int, ref_ms: int) -> SparseFeatures:
