@@ -120,7 +120,7 @@ class AsOf:
         x[before, FEATURES.index("in_last_visit")] = past >= last_visit[asked]
         x[~before, FEATURES.index("in_visit")] = 1.0
         ptr = np.searchsorted(query, np.arange(start.shape[0] + 1))
-        return SparseFeatures(ptr.astype(np.int64), self.histories.item[row], x)
+        return SparseFeatures.packed(ptr.astype(np.int64), self.histories.item[row], x)
 
 
 class Popularity:

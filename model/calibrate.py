@@ -113,9 +113,9 @@ class _Design:
         self.base = base
         self.log_pop = torch.as_tensor(part.log_pop)
         self.group = torch.from_numpy(part.group)
-        self.x = torch.from_numpy(part.sparse.x)
-        cell = part.sparse.rows() * base.shape[1] + part.sparse.item
-        self.cell = torch.from_numpy(cell)
+        pairs = part.sparse.pairs(base.shape[1])
+        self.x = torch.from_numpy(part.sparse.x[pairs.entry])
+        self.cell = torch.from_numpy(pairs.cell)
         self.target_row = torch.from_numpy(part.target_row)
         self.target = torch.from_numpy(part.target)
         mask = [1.0] + [float(config.popularity)] * len(POPULARITY_DAYS)

@@ -11,6 +11,7 @@ only visible through ``in_visit``, the one before it also through ``in_last_visi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,36 +42,76 @@ FEATURES: tuple[str, ...] = (*COUNTER_FEATURES, "in_last_visit", "in_visit")
 """Columns of a sparse feature row, in order."""
 
 
+class Pairs(NamedTuple):
+    """Pairs of R rows and their entries, row by row.
+
+    Attributes:
+        row_ptr: int64 [R + 1], pairs of row r are ``row_ptr[r]:row_ptr[r + 1]``.
+        entry: int64 [nnz].
+        cell: int64 [nnz], where the pair lies in scores [R, V], counted row by row.
+    """
+
+    row_ptr: NDArray[np.int64]
+    entry: NDArray[np.int64]
+    cell: NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True)
 class SparseFeatures:
-    """Features of R rows over the candidate items, in compressed rows.
+    """Features of R rows over the candidate items, each row a stretch of E entries; rows may share entries.
 
     The read-out is linear in them, so an item may appear twice in one row: its features add up.
 
     Attributes:
-        row_ptr: int64 [R + 1], entries of row r are ``row_ptr[r]:row_ptr[r + 1]``.
-        item: int64 [nnz], candidate column of each entry.
-        x: float32 [nnz, len(FEATURES)].
+        start: int64 [R], entries of row r are ``start[r]:stop[r]``.
+        stop: int64 [R].
+        item: int64 [E], candidate column of each entry.
+        x: float32 [E, len(FEATURES)].
     """
 
-    row_ptr: NDArray[np.int64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
     item: NDArray[np.int64]
     x: NDArray[np.float32]
+
+    @classmethod
+    def packed(
+        cls, row_ptr: NDArray[np.int64], item: NDArray[np.int64], x: NDArray[np.float32]
+    ) -> SparseFeatures:
+        """Rows that share nothing: entries of row r are ``row_ptr[r]:row_ptr[r + 1]``, int64 [R + 1]."""
+        return cls(row_ptr[:-1], row_ptr[1:], item, x)
 
     @property
     def n_rows(self) -> int:
         """Number of rows R."""
-        return len(self.row_ptr) - 1
+        return len(self.start)
 
-    def rows(self) -> NDArray[np.int64]:
-        """Row number of each entry, int64 [nnz]."""
-        return np.repeat(np.arange(self.n_rows), np.diff(self.row_ptr))
+    def slice(self, first: int, stop: int) -> SparseFeatures:
+        """Rows ``first:stop`` with no more entries than they need."""
+        starts, stops = self.start[first:stop], self.stop[first:stop]
+        lo, hi = int(starts.min(initial=len(self.item))), int(stops.max(initial=0))
+        lo = min(lo, hi)
+        return SparseFeatures(starts - lo, stops - lo, self.item[lo:hi], self.x[lo:hi])
+
+    def where(self, kept: NDArray[np.bool_]) -> SparseFeatures:
+        """The same rows without the entries that are not kept, bool [E]."""
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
+        return SparseFeatures(before[self.start], before[self.stop], self.item[kept], self.x[kept])
+
+    def pairs(self, n_items: int) -> Pairs:
+        """Every pair of a row and one of its entries, over scores of ``n_items`` candidates."""
+        sizes = self.stop - self.start
+        row_ptr = np.concatenate([np.zeros(1, np.int64), sizes.cumsum()])
+        entry = np.arange(row_ptr[-1]) + np.repeat(self.start - row_ptr[:-1], sizes)
+        cell = np.repeat(np.arange(len(sizes)) * n_items, sizes) + self.item[entry]
+        return Pairs(row_ptr, entry, cell)
 
     def dense(self, n_items: int) -> NDArray[np.float32]:
         """All features as one float32 [R, n_items, len(FEATURES)] array (tests, inspection)."""
-        out = np.zeros((self.n_rows, n_items, len(FEATURES)), np.float32)
-        np.add.at(out, (self.rows(), self.item), self.x)
-        return out
+        out = np.zeros((self.n_rows * n_items, len(FEATURES)), np.float32)
+        pairs = self.pairs(n_items)
+        np.add.at(out, pairs.cell, self.x[pairs.entry])
+        return out.reshape(self.n_rows, n_items, len(FEATURES))
 
 
 def counter_features(

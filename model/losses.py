@@ -6,7 +6,7 @@ is corrected by the log of the chance that it was in the sample.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,8 +41,7 @@ class CandidateSet:
         place = np.searchsorted(self.columns, sparse.item)
         place = np.minimum(place, self.columns.shape[0] - 1)
         keep = self.columns[place] == sparse.item
-        kept = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep)])
-        return SparseFeatures(kept[sparse.row_ptr], place[keep], sparse.x[keep])
+        return replace(sparse, item=place).where(keep)
 
 
 def choose_candidates(

@@ -12,6 +12,7 @@ Everything is linear in the features, so calibration on the newest month folds i
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -32,6 +33,12 @@ INITIAL_SCALE = 20.0
 """Cosine scale before calibration: temperature 0.05."""
 _INITIAL_IN_VISIT = -3.0
 _IN_VISIT = FEATURES.index("in_visit")
+
+with (
+    warnings.catch_warnings()
+):  # torch tells once that sparse tensors are in beta: nothing a user could act on
+    warnings.simplefilter("ignore", UserWarning)
+    torch.sparse_csr_tensor([0, 0], [], [], size=(1, 0), check_invariants=False)
 
 
 class ReadOutWeights(nn.Module):
@@ -144,12 +151,25 @@ class ReadOut(nn.Module):
 
 
 def _add_features(scores: Tensor, sparse: SparseFeatures, weight: Tensor) -> None:
-    """Add the weighted features to the scores [R, V], in place."""
-    rows = torch.from_numpy(sparse.rows()).to(scores.device)
-    items = torch.from_numpy(sparse.item).to(scores.device)
+    """Add the weighted features to the scores [R, V], in place.
+
+    The products of every row with its own entries are those of a dense product of weights and features at the places of
+    a sparse matrix [R, E]: entries that rows share are there once.
+    """
+    row_ptr, entry, cell = map(torch.from_numpy, sparse.pairs(scores.shape[1]))
+    if not len(entry):
+        return
     x = torch.from_numpy(sparse.x).to(device=scores.device, dtype=scores.dtype)
-    value = (weight.index_select(0, rows) * x).sum(-1)
-    scores.view(-1).index_add_(0, rows * scores.shape[1] + items, value)
+    places = torch.sparse_csr_tensor(
+        row_ptr,
+        entry,
+        x.new_zeros(len(entry)),
+        size=(len(scores), len(x)),
+        device=scores.device,
+        check_invariants=False,
+    )
+    value = torch.sparse.sampled_addmm(places, weight, x.T, beta=0.0).values()
+    scores.view(-1).index_add_(0, cell.to(scores.device), value)
 
 
 def _feature_mask(config: ReadOutConfig) -> Tensor:

@@ -84,40 +84,38 @@ class RowFacts:
         """Features of the rows over the first `width` items: later ones are no candidates yet."""
         found = sparse_features(self)
         kept = found.item < width
-        if kept.all():
-            return found
-        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
-        return SparseFeatures(before[found.row_ptr], found.item[kept], found.x[kept])
+        return found if kept.all() else found.where(kept)
 
 
 def sparse_features(told: RowFacts) -> SparseFeatures:
-    """Features of R rows, user by user; a user's counters are read once for all of his rows.
-
-    The rows of a user are equally long: where one has not seen the whole visit, the visit's first item stands in with
-    features of 0.
-    """
-    facts, at_ms = told.facts, told.at_ms
-    n_rows = np.bincount(told.which, minlength=len(facts))
+    """Features of R rows, user by user; rows of a user that differ only in what they have seen of the visit share them."""
+    facts, which, at_ms = told.facts, told.which, told.at_ms
+    new = np.ones(len(which), dtype=bool)
+    new[1:] = (which[1:] != which[:-1]) | (at_ms[1:] != at_ms[:-1])
+    group = new.cumsum() - 1
+    n_groups = np.bincount(which[new], minlength=len(facts)).tolist()
     widths = [len(fact.items) + len(fact.last_visit) + len(fact.visit) for fact in facts]
-    row_ptr = np.concatenate([np.zeros(1, np.int64), np.repeat(widths, n_rows).cumsum()])
-    item = np.empty(row_ptr[-1], np.int64)
-    x = np.zeros((row_ptr[-1], len(FEATURES)), np.float32)
-    decay = np.exp(-(at_ms[:, None] - told.ref_ms) / TAU_MS)
-    moved = np.concatenate([np.zeros(1, np.int64), (at_ms[1:] != at_ms[:-1]).cumsum()])
+    ends = np.repeat(widths, n_groups).cumsum()
+    size = int(ends[-1]) if len(ends) else 0
+    item, x = np.empty(size, np.int64), np.zeros((size, len(FEATURES)), np.float32)
+    decay = np.exp(-(at_ms[new][:, None] - told.ref_ms) / TAU_MS)
     lo = start = 0
-    for fact, rows, width in zip(facts, n_rows.tolist(), widths, strict=True):
-        hi, stop = lo + rows, start + rows * width
+    for fact, groups, width in zip(facts, n_groups, widths, strict=True):
+        hi, stop = lo + groups, start + groups * width
         if stop > start:
-            times = lo + 1 if moved[lo] == moved[hi - 1] else hi  # rows of one time share the work
-            into = item[start:stop].reshape(rows, width), x[start:stop].reshape(rows, width, -1)
-            _fill(fact, decay[lo:times], *into)
+            into = item[start:stop].reshape(groups, width), x[start:stop].reshape(groups, width, -1)
+            _fill(fact, decay[lo:hi], *into)
         lo, start = hi, stop
-    _hide(told, row_ptr, item, x)
-    return SparseFeatures(row_ptr, item, x)
+    sizes = np.array(widths, np.int64)[which]
+    unseen = np.array([len(fact.visit) for fact in facts], np.int64)[which] - told.visible
+    return SparseFeatures(ends[group] - sizes, ends[group] - unseen, item, x)
 
 
 def _fill(fact: Facts, decay: NDArray[np.float64], item: Ints, x: NDArray[np.float32]) -> None:
-    """Write items [r, w] and features [r, w, F] of one user's rows; `decay` is [r, 4], or [1, 4] for rows of one time."""
+    """Write items [g, w] and features [g, w, F] of one user's rows at g times; `decay` is [g, 4].
+
+    The visit's items come last, in the order they entered it: a row has seen the first of them.
+    """
     counted = len(fact.items)
     before = counted + len(fact.last_visit)
     item[:] = np.concatenate((fact.items, fact.last_visit, fact.visit))
@@ -127,17 +125,6 @@ def _fill(fact: Facts, decay: NDArray[np.float64], item: Ints, x: NDArray[np.flo
         counter_features(sums[0], decayed, x[:, :counted, : len(COUNTER_FEATURES)])
         x[:, counted:before, _IN_LAST_VISIT] = 1.0
     x[:, before:, _IN_VISIT] = 1.0
-
-
-def _hide(told: RowFacts, row_ptr: Ints, item: Ints, x: NDArray[np.float32]) -> None:
-    """Put the visit's first item without features in the place of those that a row has not seen."""
-    facts, which = told.facts, told.which
-    unseen = np.array([len(fact.visit) for fact in facts], np.int64)[which] - told.visible
-    rows = np.repeat(np.arange(len(which)), unseen)
-    places = row_ptr[1:][rows] - 1 - steps(unseen)
-    first = np.array([fact.visit[0] if len(fact.visit) else 0 for fact in facts], np.int64)
-    item[places] = first[which[rows]]
-    x[places, _IN_VISIT] = 0.0
 
 
 def steps(sizes: Ints) -> Ints:

@@ -236,7 +236,7 @@ class Scorer:
         features = readings.told.features(width)
         scores = candidates.scores(readings.kind, readings.hidden, features, shown)
         if not seen:  # the features name every item of the whole history
-            scores[features.rows(), features.item] = -np.inf
+            scores.put(features.pairs(width).cell, -np.inf)
         return scores
 
     def _slates(

@@ -49,7 +49,6 @@ class Examples:
 
     def block(self, first: int, stop: int) -> Examples:
         """Rows ``[first, stop)`` with their targets."""
-        begin, end = self.sparse.row_ptr[first], self.sparse.row_ptr[stop]
         cuts, group = np.unique(self.group[first:stop], return_inverse=True)
         mine = (self.target_row >= first) & (self.target_row < stop)
         return Examples(
@@ -58,11 +57,7 @@ class Examples:
             self.vectors,
             self.log_pop[cuts],
             group.reshape(-1).astype(np.int64),
-            SparseFeatures(
-                self.sparse.row_ptr[first : stop + 1] - begin,
-                self.sparse.item[begin:end],
-                self.sparse.x[begin:end],
-            ),
+            self.sparse.slice(first, stop),
             self.target_row[mine] - first,
             self.target[mine],
         )

@@ -28,7 +28,7 @@ def make_examples(kind: Kind = "visit", seed: int = 0) -> Examples:
         vectors=functional.normalize(vectors, dim=1),
         log_pop=rng.random((5, len(POPULARITY_DAYS), V)).astype(np.float32) * 3,
         group=rng.integers(0, 5, R),
-        sparse=SparseFeatures(np.concatenate([[0], np.cumsum(count)]), item, x),
+        sparse=SparseFeatures.packed(np.concatenate([[0], np.cumsum(count)]), item, x),
         target_row=np.arange(R),
         target=rng.integers(0, V, R),
     )

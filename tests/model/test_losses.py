@@ -57,7 +57,7 @@ def test_narrowed_features_are_those_of_the_candidates() -> None:
     rng = np.random.default_rng(1)
     x = rng.random((9, len(FEATURES))).astype(np.float32)
     item = np.array([3, 7, 9, 0, 3, 5, 1, 2, 9])
-    sparse = SparseFeatures(np.array([0, 3, 3, 9]), item, x)
+    sparse = SparseFeatures.packed(np.array([0, 3, 3, 9]), item, x)
     chosen = choose_candidates(10, np.array([3, 9]), np.full(10, 0.1), limit=4, rng=rng)
     narrowed = chosen.narrow(sparse).dense(len(chosen.columns))
     np.testing.assert_array_equal(narrowed, sparse.dense(10)[:, chosen.columns])

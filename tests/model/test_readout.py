@@ -35,7 +35,7 @@ def make_inputs(seed: int = 0) -> dict[str, object]:
         ),
         "log_pop": rng.random((G, len(POPULARITY_DAYS), V)).astype(np.float32),
         "row_group": rng.integers(0, G, R),
-        "sparse": SparseFeatures(
+        "sparse": SparseFeatures.packed(
             np.concatenate([[0], np.cumsum(count)]),
             rng.integers(0, V, count.sum()),
             rng.random((int(count.sum()), len(FEATURES))).astype(np.float32),
@@ -87,7 +87,7 @@ def test_an_untrained_read_out_holds_back_items_of_the_visit_on_lines_only() -> 
     readout = ReadOut(ModelConfig(d_model=D))
     x = np.zeros((1, len(FEATURES)), np.float32)
     x[0, FEATURES.index("in_visit")] = 1.0
-    sparse = SparseFeatures(np.array([0, 1]), np.array([4]), x)
+    sparse = SparseFeatures.packed(np.array([0, 1]), np.array([4]), x)
     hidden, vectors = torch.zeros(1, D), torch.zeros(V, D)
     log_pop = np.zeros((1, len(POPULARITY_DAYS), V), np.float32)
     line = readout("line", hidden, vectors, log_pop, np.zeros(1, np.int64), sparse)
@@ -99,8 +99,8 @@ def test_an_untrained_read_out_holds_back_items_of_the_visit_on_lines_only() -> 
 def test_an_item_listed_twice_adds_up() -> None:
     readout, inputs = make_readout(), make_inputs()
     x = np.ones((2, len(FEATURES)), np.float32)
-    twice = SparseFeatures(np.array([0, 2]), np.array([1, 1]), x)
-    once = SparseFeatures(np.array([0, 1]), np.array([1]), 2 * x[:1])
+    twice = SparseFeatures.packed(np.array([0, 2]), np.array([1, 1]), x)
+    once = SparseFeatures.packed(np.array([0, 1]), np.array([1]), 2 * x[:1])
     head = {
         "hidden": inputs["hidden"][:1],
         "vectors": inputs["vectors"],
@@ -110,6 +110,20 @@ def test_an_item_listed_twice_adds_up() -> None:
     torch.testing.assert_close(
         readout("line", **head, sparse=twice), readout("line", **head, sparse=once)
     )
+
+
+def test_rows_that_share_entries_score_as_if_each_had_its_own() -> None:
+    readout, inputs = make_readout(), make_inputs()
+    rng = np.random.default_rng(3)
+    item, x = rng.integers(0, V, 9), rng.random((9, len(FEATURES))).astype(np.float32)
+    start = rng.integers(0, 5, R)
+    stop = start + rng.integers(0, 5, R)
+    own = np.concatenate([np.arange(lo, hi) for lo, hi in zip(start, stop, strict=True)])
+    row_ptr = np.concatenate([[0], np.cumsum(stop - start)])
+    inputs["sparse"] = SparseFeatures(start, stop, item, x)
+    shared = readout("line", **inputs)
+    inputs["sparse"] = SparseFeatures.packed(row_ptr, item[own], x[own])
+    torch.testing.assert_close(readout("line", **inputs), shared)
 
 
 def test_gradients_reach_every_weight() -> None:
@@ -126,14 +140,13 @@ def test_rows_do_not_depend_on_their_neighbors() -> None:
     whole = readout("line", **inputs)
     sparse = inputs["sparse"]
     for row in range(R):
-        begin, end = sparse.row_ptr[row : row + 2]
         alone = readout(
             "line",
             inputs["hidden"][row : row + 1],
             inputs["vectors"],
             inputs["log_pop"],
             inputs["row_group"][row : row + 1],
-            SparseFeatures(np.array([0, end - begin]), sparse.item[begin:end], sparse.x[begin:end]),
+            sparse.slice(row, row + 1),
         )
         torch.testing.assert_close(alone[0], whole[row], rtol=1e-5, atol=1e-5)
 

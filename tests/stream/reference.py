@@ -158,11 +158,8 @@ class Reference:
         """Final score of every candidate, as training's read-out computes it."""
         log_pop = self.popularity(slate, upto) if log_pop is None else log_pop
         width = log_pop.shape[1]
-        sparse = self.features(slate, upto)
-        known = sparse.item < width
-        sparse = SparseFeatures(
-            np.array([0, int(known.sum())]), sparse.item[known], sparse.x[known]
-        )
+        features = self.features(slate, upto)
+        sparse = features.where(features.item < width)
         ids = self.items["item_id"].to_pylist()[:width]
         vectors = self._engine.candidate_vectors(ids, self.items["text"].to_pylist()[:width])
         hidden = torch.from_numpy(self.hidden(slate, upto)[None]).to(vectors.dtype)
