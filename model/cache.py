@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -56,6 +57,15 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.item_row)
+
+    def then(self, more: Rows) -> Rows:
+        """These rows and further ones of the same user."""
+        return Rows(
+            np.concatenate([self.item_row, more.item_row]),
+            np.concatenate([self.type_row, more.type_row]),
+            np.concatenate([self.time_ms, more.time_ms]),
+            np.concatenate([self.ordinal, more.ordinal]),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,13 +137,6 @@ class KVCache:
         self.token_pages = arena.take(-(-self.n_tokens // PAGE_ROWS))
         _write_groups(arena, config, row_numbers(self.token_pages, 0, self.n_tokens), [kept])
 
-    def rows_from(self, ordinal: int) -> Rows:
-        """The raw rows at and after an ordinal of the history."""
-        rows = torch.from_numpy(row_numbers(self.pages, 0, self.length))
-        meta = self.arena.meta_of(rows).numpy()
-        kept = meta[:, meta[ORDINAL] >= ordinal]
-        return Rows(kept[ITEM_ROW], kept[TYPE_ROW], kept[TIME], kept[ORDINAL])
-
     def __del__(self) -> None:
         """Give the pages back."""
         self.arena.give([*self.pages, *self.token_pages])
@@ -149,6 +152,23 @@ class KVCache:
         if missing > 0:
             self.pages += self.arena.take(missing)
         return row_numbers(self.pages, self.length, self.length + count)
+
+
+def raw_rows(caches: Sequence[KVCache], ordinals: Sequence[int]) -> list[Rows]:
+    """The raw rows of each cache at and after an ordinal of its user's history; raw rows follow one another.
+
+    Args:
+        caches: At least one; all of one arena.
+        ordinals: One per cache.
+    """
+    places = []
+    for cache, ordinal in zip(caches, ordinals, strict=True):
+        kept = min(cache.length, max(0, cache.next_ordinal - ordinal))
+        places.append(row_numbers(cache.pages, cache.length - kept, cache.length))
+    meta = caches[0].arena.meta_of(torch.from_numpy(np.concatenate(places))).numpy()
+    columns = [meta[which] for which in (ITEM_ROW, TYPE_ROW, TIME, ORDINAL)]
+    ends = np.cumsum([len(own) for own in places]).tolist()
+    return [Rows(*(column[lo:hi] for column in columns)) for lo, hi in pairwise([0, *ends])]
 
 
 def following(

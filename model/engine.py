@@ -18,7 +18,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.arena import Arena
-from model.cache import Ints, KVCache, Rows, SegmentJob, TokenBlock, check_rows, following
+from model.cache import (
+    Ints,
+    KVCache,
+    Rows,
+    SegmentJob,
+    TokenBlock,
+    check_rows,
+    following,
+    raw_rows,
+)
 from model.checkpoint import load_checkpoint, load_state
 from model.compress import compress
 from model.errors import ShapeError
@@ -191,12 +200,21 @@ class Engine:
             Per user a cache that reads old and new groups and the raw rows that stay, and the
             hidden rows [r, d] of those.
         """
-        if not caches:
-            return []
-        news = following(caches, self.config, groups)
-        rows = [cache.rows_from(one) for cache, one in zip(caches, first, strict=True)]
+        news, rows = self.restart(caches, groups, first)
         hidden = extend(self._model, self._vectors, self.arena, news, rows)
         return list(zip(news, hidden, strict=True))
+
+    @torch.inference_mode()
+    def restart(
+        self,
+        caches: Sequence[KVCache],
+        groups: Sequence[Sequence[TokenBlock]],
+        first: Sequence[int],
+    ) -> tuple[list[KVCache], list[Rows]]:
+        """The caches of `swap` before they hold a raw row, and the rows that stay, to be pushed into them."""
+        if not caches:
+            return [], []
+        return following(caches, self.config, groups), raw_rows(caches, first)
 
     @torch.inference_mode()
     def extend(self, caches: Sequence[KVCache], rows: Sequence[Rows]) -> list[Tensor]:

@@ -27,8 +27,10 @@ from model.tokens import Part, SlotRows, TokenModel, run_layers
 
 _MAX_KEYS = 1 << 13
 """Keys gathered for one pass: the copies of one layer stay in the processor's cache."""
-_MAX_PAIRS = 1 << 18
+_MAX_PAIRS = 1 << 17
 """Query-key pairs of one padded pass; larger batches are cut into several."""
+_TOKENS_APART = 64
+"""Users whose tokens differ by so many do not share a pass if others fit better."""
 _COLUMNS = (
     (TIME, "time_ms"),
     (ORDINAL, "ordinal"),
@@ -80,20 +82,27 @@ def request(
 
 
 def _chunks(caches: Sequence[KVCache], rows: Sequence[Rows]) -> Iterator[list[int]]:
-    """Users with rows, in batches of similar length and bounded size."""
+    """Users with rows, in batches of similar length and bounded size: what a batch pads is computed for nothing."""
     users = [index for index in range(len(caches)) if len(rows[index])]
-    users.sort(key=lambda index: (len(rows[index]), caches[index].length, index))
+    users.sort(
+        key=lambda index: (
+            caches[index].n_tokens // _TOKENS_APART,
+            len(rows[index]),
+            caches[index].length,
+            index,
+        )
+    )
     chunk: list[int] = []
-    width = 0
+    width = most = 0
     for user in users:
-        new, cache = len(rows[user]), caches[user]
+        cache, new = caches[user], len(rows[user])
         own = cache.length + cache.n_tokens + new
         keys = (len(chunk) + 1) * max(width, own)
-        if chunk and (keys > _MAX_KEYS or new * keys > _MAX_PAIRS):
+        if chunk and (keys > _MAX_KEYS or max(most, new) * keys > _MAX_PAIRS):
             yield chunk
-            chunk, width = [], 0
+            chunk, width, most = [], 0, 0
         chunk.append(user)
-        width = max(width, own)
+        width, most = max(width, own), max(most, new)
     if chunk:
         yield chunk
 

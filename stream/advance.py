@@ -146,16 +146,20 @@ class Advance:
         if not runs:
             return []
         r_max = self._rule.r_max
-        self._shorten([run.state for run in runs if run.state.recents >= r_max])
+        again = self._shorten([run.state for run in runs if run.state.recents >= r_max])
         picked = [
             (run, min(int(order.stop[run.at]) - run.at, r_max - run.state.recents)) for run in runs
         ]
         item_rows = self._shared.item_rows()[order.item_idx]
-        hidden = self._engine.extend(
-            [run.state.cache for run, _ in picked],
-            [_model_rows(order, item_rows, run, n) for run, n in picked],
-        )
-        vectors = np.concatenate([out.float().numpy() for out in hidden])
+        rows = []
+        for run, n in picked:
+            new = _model_rows(order, item_rows, run, n)
+            kept = again.get(run.state.user_idx)
+            rows.append(new if kept is None else kept.then(new))
+        hidden = self._engine.extend([run.state.cache for run, _ in picked], rows)
+        vectors = np.concatenate([
+            out[len(out) - n :].float().numpy() for out, (_, n) in zip(hidden, picked, strict=True)
+        ])
         rounds: list[list[_Piece]] = []
         place = 0
         for run, n in picked:
@@ -173,20 +177,24 @@ class Advance:
             self._cache.put(run.state)
         return [reading] if len(reading) else []
 
-    def _shorten(self, states: Sequence[UserState]) -> None:
-        """Leave the oldest segment's worth out of full recent windows, at once and never row by row."""
-        if not states:
-            return
+    def _shorten(self, states: Sequence[UserState]) -> dict[int, Rows]:
+        """Leave the oldest segment's worth out of full recent windows, at once and never row by row.
+
+        Returns:
+            By user, the rows that stay: their caches are empty until these are pushed again.
+        """
         n = self._rule.segment_len
-        first = [state.first_recent + n for state in states]
         nothing: list[list[TokenBlock]] = [[] for _ in states]
-        swapped = self._engine.swap([state.cache for state in states], nothing, first)
-        for state, (cache, hidden) in zip(states, swapped, strict=True):
+        caches, rows = self._engine.restart(
+            [state.cache for state in states],
+            nothing,
+            [state.first_recent + n for state in states],
+        )
+        for state, cache in zip(states, caches, strict=True):
             state.cache = cache
             state.first_recent += n
             state.left_out += n
-            state.hidden = hidden[-1].float().numpy().copy()
-            self._cache.put(state)
+        return {state.user_idx: own for state, own in zip(states, rows, strict=True)}
 
     def _read(
         self, order: _Order, rounds: Sequence[Sequence[_Piece]], vectors: NDArray[np.float32]
