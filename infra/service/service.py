@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from contextlib import AsyncExitStack, ExitStack
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 RESUMED = "positions loaded"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FATAL_S, _FAILED_S = 1.0, 10.0
+_SWITCH_S = 0.001  # storing and scoring hand the interpreter to each other many times per event: by default each waits 5 ms
 logger = logging.getLogger(__name__)
 
 
@@ -94,9 +96,12 @@ class Service:
             BaseException: what ended a thread.
         """
         runner = asyncio.Runner()
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
         try:
             runner.run(self._main())
         finally:
+            sys.setswitchinterval(before)
             if self.clean:
                 runner.close()
         if self._failure is not None:
