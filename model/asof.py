@@ -23,6 +23,7 @@ from model.features import (
     counter_features,
     log_popularity,
 )
+from model.ragged import ranges
 
 __all__ = ["AsOf", "Histories", "Popularity"]
 
@@ -107,7 +108,7 @@ class AsOf:
 
     def _sparse(self, start: Ints, cut: Ints, stop: Ints, time_ms: Ints) -> SparseFeatures:
         """Rows ``[start, cut)`` feed counters, rows ``[cut, stop)`` are the current visit."""
-        query, row = _expand(start, stop)
+        query, row = ranges(start, stop)
         before = row < cut[query]
         keep = self._next_same[row] >= np.where(before, cut[query], stop[query])
         query, row, before = query[keep], row[keep], before[keep]
@@ -212,11 +213,3 @@ def _running_sums(order: Ints, rank: Ints, histories: Histories) -> tuple[Floats
         count[row] += count[previous]
         decayed[row] += decayed[previous] * np.exp(-days[:, None] / np.array(DECAY_DAYS))
     return count, decayed
-
-
-def _expand(start: Ints, stop: Ints) -> tuple[Ints, Ints]:
-    """All rows of the ranges ``[start, stop)`` with the number of their range."""
-    length = np.maximum(stop - start, 0)
-    query = np.repeat(np.arange(start.shape[0]), length)
-    offset = np.arange(query.shape[0]) - np.repeat(np.cumsum(length) - length, length)
-    return query, start[query] + offset

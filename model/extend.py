@@ -30,7 +30,7 @@ _MAX_KEYS = 1 << 13
 _MAX_PAIRS = 1 << 17
 """Query-key pairs of one padded pass; larger batches are cut into several."""
 _TOKENS_APART = 64
-"""Users whose tokens differ by so many do not share a pass if others fit better."""
+"""Users are sorted by their tokens in steps of so many first: the tokens of a pass are padded like its rows."""
 _COLUMNS = (
     (TIME, "time_ms"),
     (ORDINAL, "ordinal"),

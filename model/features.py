@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.ragged import flat
+
 __all__ = [
     "COUNTER_FEATURES",
     "DAY_MS",
@@ -102,7 +104,7 @@ class SparseFeatures:
         """Every pair of a row and one of its entries, over scores of ``n_items`` candidates."""
         sizes = self.stop - self.start
         row_ptr = np.concatenate([np.zeros(1, np.int64), sizes.cumsum()])
-        entry = np.arange(row_ptr[-1]) + np.repeat(self.start - row_ptr[:-1], sizes)
+        entry = flat(self.start, sizes)
         cell = np.repeat(np.arange(len(sizes)) * n_items, sizes) + self.item[entry]
         return Pairs(row_ptr, entry, cell)
 

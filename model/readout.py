@@ -34,9 +34,8 @@ INITIAL_SCALE = 20.0
 _INITIAL_IN_VISIT = -3.0
 _IN_VISIT = FEATURES.index("in_visit")
 
-with (
-    warnings.catch_warnings()
-):  # torch tells once that sparse tensors are in beta: nothing a user could act on
+# Torch tells once that sparse tensors are in beta: nothing a user could act on.
+with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
     torch.sparse_csr_tensor([0, 0], [], [], size=(1, 0), check_invariants=False)
 

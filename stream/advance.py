@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from model.engine import Rows
-from stream.facts import RowFacts, steps
+from model.ragged import flat
+from stream.facts import RowFacts
 from stream.loading import LoadRequest, StateLoader
 from stream.readings import Readings, state_columns, state_values
 from stream.state import close_visits
@@ -212,7 +213,7 @@ class Advance:
                 counts += _take(order, piece)
                 facts.append(piece.state.line_facts())
         sizes = np.array([piece.hi - piece.lo for piece in pieces])
-        which, step = np.repeat(np.arange(len(pieces)), sizes), steps(sizes)
+        which, step = np.repeat(np.arange(len(pieces)), sizes), flat(0, sizes)
         i = np.array([piece.lo for piece in pieces])[which] + step
         visible = np.array(counts)
         scored = order.rows.scores[order.row[i]]

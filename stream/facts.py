@@ -125,9 +125,3 @@ def _fill(fact: Facts, decay: NDArray[np.float64], item: Ints, x: NDArray[np.flo
         counter_features(sums[0], decayed, x[:, :counted, : len(COUNTER_FEATURES)])
         x[:, counted:before, _IN_LAST_VISIT] = 1.0
     x[:, before:, _IN_VISIT] = 1.0
-
-
-def steps(sizes: Ints) -> Ints:
-    """0, 1, .. up to each size, end to end."""
-    ends = sizes.cumsum()
-    return np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)

@@ -12,6 +12,7 @@ from model.config import ModelConfig
 from model.data import HistoryLog
 from model.features import DAY_MS, SparseFeatures, popularity_cut
 from model.losses import CandidateSet, choose_candidates
+from model.ragged import ranges
 from model.segments import ITEM, REQUEST, Layout, build_layout
 from model.training.options import TrainOptions
 from model.training.windows import Cut, Window, cut_window, window_slots
@@ -207,10 +208,8 @@ class Batcher:
             return start, start, np.zeros(0, np.float32)
         owner = np.searchsorted(self._log.histories.ptr, start, side="right") - 1
         stop = np.minimum(stop, self.stop[owner])
-        length = stop - start
-        pair = np.repeat(np.arange(start.shape[0]), length)
-        offset = np.arange(pair.shape[0]) - np.repeat(np.cumsum(length) - length, length)
-        key = pair * len(self._log.item_ids) + self._log.histories.item[start[pair] + offset]
+        pair, row = ranges(start, stop)
+        key = pair * len(self._log.item_ids) + self._log.histories.item[row]
         pair, item = np.divmod(np.unique(key), len(self._log.item_ids))
         size = np.bincount(pair, minlength=start.shape[0])[pair]
         weight = np.minimum(1.0, self._options.visit_items / size)
