@@ -70,6 +70,12 @@ class Answering:
         self._metrics = metrics
         self._journeys = journeys
         self._stopping = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until nothing is being answered; return whether nothing is."""
+        return self._idle.wait(timeout_s)
 
     def wait_stored(self, ends: Mapping[PartitionKey, int], timeout_s: float) -> bool:
         """Wait until the log is stored up to exclusive offsets; return whether it is."""
@@ -94,20 +100,11 @@ class Answering:
             SinkError: a retry cannot help, or the service ends.
         """
         self._journeys.begin()
-        while True:
-            try:
-                answered = self._pipeline.answer(upto, shed=shed)
-            except SinkError as err:
-                if err.retry_after_s is None or self._stopping.is_set():
-                    raise
-                self._metrics.add(SINK_RETRIES)
-                logger.warning(
-                    "sink_retry", extra={"error": str(err), "after_s": err.retry_after_s}
-                )
-                self._stopping.wait(err.retry_after_s)
-                self._health.beat(LOOP)
-            else:
-                break
+        self._idle.clear()
+        try:
+            answered = self._answer(upto, shed=shed)
+        finally:
+            self._idle.set()
         self._count(answered)
         return answered
 
@@ -143,6 +140,20 @@ class Answering:
     def stop(self) -> None:
         """Do not wait for a sink any more."""
         self._stopping.set()
+
+    def _answer(self, upto: Mapping[PartitionKey, int], *, shed: bool) -> Answered:
+        while True:
+            try:
+                return self._pipeline.answer(upto, shed=shed)
+            except SinkError as err:
+                if err.retry_after_s is None or self._stopping.is_set():
+                    raise
+                self._metrics.add(SINK_RETRIES)
+                logger.warning(
+                    "sink_retry", extra={"error": str(err), "after_s": err.retry_after_s}
+                )
+                self._stopping.wait(err.retry_after_s)
+                self._health.beat(LOOP)
 
     def _count(self, answered: Answered) -> None:
         self._journeys.done(answered)

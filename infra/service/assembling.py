@@ -99,8 +99,9 @@ def assemble(
         pumping.wake()
 
     storing = Ingesting(
-        pipeline, source, live, after=stored, hold=beside.hold, health=health, metrics=metrics
-    )
+        pipeline, source, live,
+        let_answer=answering.wait_idle, after=stored, hold=beside.hold, health=health, metrics=metrics,
+    )  # fmt: skip
     _expect(health, pipeline, live, beside.patience_s)
     sites = list(beside.sites)
     if live.http_port:

@@ -31,8 +31,8 @@ FIRST_POLL = "first poll"
 _MS = 1000.0
 # Share of what is too much at which it is no longer: one held and let go at every turn fetches in vain.
 _ON_AT = 0.75
-# While more than a few events wait, storing rests as long as it worked: more transactions would hold up answers.
-_FEW, _LONGEST_REST_S = 8, 0.1
+# Storing and answering at once share one interpreter, and each takes twice as long; a slow answer is not waited out.
+_TURN_S = 0.1
 logger = logging.getLogger(__name__)
 
 
@@ -43,6 +43,7 @@ class Ingesting:
         pipeline: stores.
         source: where records come from; whatever ends or fails there ends the service.
         config: longest wait for a first record, and how many stored events may wait for an answer.
+        let_answer: called before each poll; returns when nothing is being answered, or after the seconds given.
         after: called with the counts of each stored batch, in order.
         hold: called at every turn in which none are taken, so that the source keeps its connection.
         health: told of turns and of the first poll.
@@ -55,6 +56,7 @@ class Ingesting:
         source: Source,
         config: LiveConfig,
         *,
+        let_answer: Callable[[float], object],
         after: Callable[[IngestCounts], None],
         hold: Callable[[], object],
         health: Health,
@@ -66,6 +68,7 @@ class Ingesting:
         self._max_records = told.stream.batch_records(scoring=told.score)
         self._poll_s = config.poll_ms / _MS
         self._pace_s = config.store_every_ms / _MS
+        self._let_answer = let_answer
         self._after = after
         self._hold_above = config.hold_above
         self._hold = hold
@@ -75,19 +78,17 @@ class Ingesting:
         self.loop = Loop(LOOP, self._turn, health)
 
     def _turn(self) -> None:
-        behind = self._pipeline.unanswered()
-        if self._too_many(behind):
+        if self._too_many(self._pipeline.unanswered()):
             self._hold()
             self.loop.wait(self._poll_s)
             return
+        self._let_answer(_TURN_S)
         started = perf_counter()
         batch = self._source.poll(self._max_records, self._poll_s)
         self._health.met(FIRST_POLL)
         if batch.ranges:
             self._store(batch)
-            took = perf_counter() - started
-            rest = min(took, _LONGEST_REST_S) if behind > _FEW else 0.0
-            self.loop.wait(max(self._pace_s - took, rest))
+            self.loop.wait(self._pace_s - (perf_counter() - started))
         else:
             self.loop.wait(self._poll_s - (perf_counter() - started))  # sources that do not wait
 
