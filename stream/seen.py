@@ -66,11 +66,16 @@ class SeenIds:
 
     def add(self, keys: Keys) -> None:
         """Take in ids by their `id_keys`."""
-        last = self._layers[-1]
-        if last.count >= last.capacity and self.nbytes + _GROWTH * last.nbytes <= self._max_bytes:
-            last = _Layer(_GROWTH * last.capacity)
-            self._layers.append(last)
-        last.add(keys)
+        while len(keys):
+            last = self._layers[-1]
+            room = last.capacity - last.count
+            if self.nbytes + _GROWTH * last.nbytes > self._max_bytes:
+                room = len(keys)  # the last layer that memory allows
+            elif room <= 0:
+                self._layers.append(_Layer(_GROWTH * last.capacity))
+                continue
+            last.add(keys[:room])
+            keys = keys[room:]
 
 
 class _Layer:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from stream.seen import Keys, SeenIds, id_keys
 from tests.stream.support import DAY_MS, START_MS, event, memory_source, opened, pipeline_config
@@ -19,10 +20,11 @@ def keys(start: int, stop: int, user: int = 0) -> Keys:
     return id_keys(users, pa.array([f"event-{n}" for n in range(start, stop)], pa.string()))
 
 
-def test_an_id_that_was_added_is_always_known_and_hardly_any_other() -> None:
+@pytest.mark.parametrize("at_once", [50_000, 800_000])
+def test_an_id_that_was_added_is_always_known_and_hardly_any_other(at_once: int) -> None:
     seen = SeenIds(1 << 24)
-    for start in range(0, 800_000, 50_000):
-        seen.add(keys(start, start + 50_000))
+    for start in range(0, 800_000, at_once):
+        seen.add(keys(start, start + at_once))
     assert seen.maybe(keys(0, 800_000)).all()
     assert seen.maybe(keys(800_000, 1_600_000)).mean() < 1e-4
     assert seen.maybe(keys(0, 800_000, user=1)).mean() < 1e-4
