@@ -120,8 +120,7 @@ class Pipeline:
         self.summary.interactions += stored.counts.interactions
         self.summary.dead += stored.counts.dead
         reach("store.committed")
-        with self._news:
-            self._news.notify_all()
+        self._tell()
         for listener in self._listeners:
             listener(stored.rows)
         return stored
@@ -135,6 +134,16 @@ class Pipeline:
 
         with self._news:
             return self._news.wait_for(reached, timeout_s)
+
+    def wait_answered(self, timeout_s: float) -> bool:
+        """Wait until all that is stored is answered; return whether it is."""
+        with self._news:
+            return self._news.wait_for(lambda: not self.unanswered(), timeout_s)
+
+    def _tell(self) -> None:
+        """Let those who wait look again."""
+        with self._news:
+            self._news.notify_all()
 
     def waiting(self) -> dict[PartitionKey, tuple[int, int]]:
         """Scored and stored offset of every partition with records that are not answered."""
@@ -216,6 +225,7 @@ class Pipeline:
         with self._answering:
             self._passage.answer(upto, shed=shed, whole=whole)
             done = self._parts.answers.commit(self._clock.now())
+        self._tell()
         self.summary.slates += done.slates
         for stage, seconds in done.seconds.items():
             self.summary.seconds[stage] += seconds

@@ -83,6 +83,10 @@ class _PlainPipeline(Pipeline):
     def waiting(self) -> dict[Key, tuple[int, int]]:
         return self.answers.waiting() if self.answers is not None else {}
 
+    def answered(self) -> None:
+        """Let storing go on: its events were answered."""
+        self._tell()
+
 
 class PlainAnswers:
     """Answers stored events with messages of one size.
@@ -92,7 +96,7 @@ class PlainAnswers:
         kafka: where answers go.
     """
 
-    def __init__(self, pipeline: Pipeline, kafka: KafkaConfig) -> None:
+    def __init__(self, pipeline: _PlainPipeline, kafka: KafkaConfig) -> None:
         self._pipeline = pipeline
         self._topic = kafka.slates_topic
         self._source_topic = kafka.interactions_topic
@@ -125,6 +129,7 @@ class PlainAnswers:
         if places:
             self._producer.send([self._message(*place) for place in places])
         self._at |= upto
+        self._pipeline.answered()
 
     def settle(self) -> None:
         """Do nothing: no position is written."""

@@ -100,7 +100,7 @@ def assemble(
 
     storing = Ingesting(
         pipeline, source, live,
-        let_answer=answering.wait_idle, after=stored, hold=beside.hold, health=health, metrics=metrics,
+        let_answer=answering.let_pass, after=stored, hold=beside.hold, health=health, metrics=metrics,
     )  # fmt: skip
     _expect(health, pipeline, live, beside.patience_s)
     sites = list(beside.sites)

@@ -31,8 +31,6 @@ FIRST_POLL = "first poll"
 _MS = 1000.0
 # Share of what is too much at which it is no longer: one held and let go at every turn fetches in vain.
 _ON_AT = 0.75
-# Storing and answering at once share one interpreter, and each takes twice as long; a slow answer is not waited out.
-_TURN_S = 0.1
 logger = logging.getLogger(__name__)
 
 
@@ -43,7 +41,7 @@ class Ingesting:
         pipeline: stores.
         source: where records come from; whatever ends or fails there ends the service.
         config: longest wait for a first record, and how many stored events may wait for an answer.
-        let_answer: called before each poll; returns when nothing is being answered, or after the seconds given.
+        let_answer: called before each poll; returns when what is stored is answered, or not to be waited for.
         after: called with the counts of each stored batch, in order.
         hold: called at every turn in which none are taken, so that the source keeps its connection.
         health: told of turns and of the first poll.
@@ -56,7 +54,7 @@ class Ingesting:
         source: Source,
         config: LiveConfig,
         *,
-        let_answer: Callable[[float], object],
+        let_answer: Callable[[], object],
         after: Callable[[IngestCounts], None],
         hold: Callable[[], object],
         health: Health,
@@ -82,7 +80,7 @@ class Ingesting:
             self._hold()
             self.loop.wait(self._poll_s)
             return
-        self._let_answer(_TURN_S)
+        self._let_answer()
         started = perf_counter()
         batch = self._source.poll(self._max_records, self._poll_s)
         self._health.met(FIRST_POLL)

@@ -308,6 +308,8 @@ def test_slates_that_a_sink_refused_are_written_by_the_next_answer(tmp_path: Pat
         with pytest.raises(SinkError):
             pipeline.answer()
         assert positions.scored_offsets(pipeline.db) == {}
+        assert not pipeline.wait_answered(0.0)  # what is in hand is not durable
         pipeline.answer()
+        assert pipeline.wait_answered(0.0)
         assert positions.scored_offsets(pipeline.db) == {(TOPIC, 0): len(LOG)}
     assert len({slate.id for slate in sink.slates}) == len(sink.slates) == len(LOG)
