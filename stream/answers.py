@@ -89,6 +89,11 @@ class Answers:
         """Events that have passed and whose slates are not durable yet."""
         return self._work.done.events
 
+    @property
+    def spent_s(self) -> float:
+        """Seconds that scoring and writing took since the last answer was durable."""
+        return sum(self._work.done.seconds.values())
+
     def take(self, rows: pa.Table) -> None:
         """Answer rows that pass; the slates become durable with `commit`."""
         work = self._work

@@ -270,7 +270,7 @@ class LiveConfig:
     store_every_ms: int = 20
     take_max: int = 256
     take_within_ms: int = 5
-    settle_ms: int = 200
+    settle_ms: int = 1_000
     shed_above: int = 20_000
     hold_above: int = 200_000
     tick_interval_s: int = 60

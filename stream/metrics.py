@@ -149,7 +149,8 @@ SLATE_SECONDS = Metric(
     "counter",
     "seconds",
     "Time from record to slate, added up over slates, by part: poll (until a poll returned the record), store (its"
-    " transaction), wait (until its answer began), score, sink; over freshet_slates_total it is a mean.",
+    " transaction), wait (until its answer began), apply (journal entries, and its turn), score, sink; over"
+    " freshet_slates_total it is a mean.",
     ("part",),
 )
 SCORE_EVENTS = Metric(

@@ -222,9 +222,13 @@ class Pipeline:
         shed: bool = False,
         whole: bool = False,
     ) -> Answered:
+        started, answers = perf_counter(), self._parts.answers
         with self._answering:
+            before_s = answers.spent_s
             self._passage.answer(upto, shed=shed, whole=whole)
-            done = self._parts.answers.commit(self._clock.now())
+            applied_s = perf_counter() - started - (answers.spent_s - before_s)
+            done = answers.commit(self._clock.now())
+        done.applied_s = applied_s
         self._tell()
         self.summary.slates += done.slates
         for stage, seconds in done.seconds.items():

@@ -28,12 +28,15 @@ class Answered:
         slates: written.
         shed: scored rows left without one.
         events: rows that passed.
+        applied_s: seconds until its rows had passed that are in no stage: for its turn, and for journal entries
+            between the rows, such as token groups taken in.
         seconds: by stage.
     """
 
     slates: int = 0
     shed: int = 0
     events: int = 0
+    applied_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 
     def spent(self, stage: str, seconds: float) -> None:

@@ -42,6 +42,7 @@ _PARTS = {
     "poll": "log to polled",
     "store": "stored in DuckDB",
     "wait": "until its answer begins: delivery, take window, queue",
+    "apply": "token groups taken in, waiting for a tick",
     "score": "state found or loaded, extended, read out",
     "sink": "slates acknowledged",
 }

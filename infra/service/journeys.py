@@ -82,6 +82,7 @@ class Journeys:
 
     def done(self, answered: Answered) -> None:
         """Count an answer that is over: every slate of it waited for all of them."""
+        self._seconds["apply"] += answered.applied_s * answered.slates
         for part in _ANSWERED:
             self._seconds[part] += answered.seconds.get(part, 0.0) * answered.slates
         for part, seconds in self._seconds.items():

@@ -218,6 +218,9 @@ class _App(faust.App):
 
     fail: Callable[[BaseException], None]
 
+    def _create_directories(self) -> None:
+        """Make none: they are for tables, and the working folder may be read-only."""
+
     def _new_transport(self) -> PacedTransport:
         return PacedTransport(self.conf.broker_consumer, self)
 

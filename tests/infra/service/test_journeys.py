@@ -67,8 +67,11 @@ def test_the_way_of_an_event_is_told_apart_and_adds_up():
     scene.at(50).stored(stored)
     scene.at(60).begin()
     scene.journeys.answered(stored, [slate(0, 7), slate(1, 3)], [])
-    scene.journeys.done(Answered(slates=2, events=2, seconds={"score": 0.004, "sink": 0.006}))
-    assert scene.parts() == {"poll": 40, "store": 60, "wait": 20, "score": 8, "sink": 12}
+    scene.journeys.done(
+        Answered(slates=2, events=2, applied_s=0.001, seconds={"score": 0.004, "sink": 0.006})
+    )
+    expected = {"poll": 40, "store": 60, "wait": 20, "apply": 2, "score": 8, "sink": 12}
+    assert scene.parts() == expected
 
 
 def test_a_row_without_a_slate_does_not_count():
@@ -77,7 +80,7 @@ def test_a_row_without_a_slate_does_not_count():
     scene.at(60).begin()
     scene.journeys.answered(stored, [slate(0, 8)], [])
     scene.journeys.done(Answered(slates=1, events=2))
-    assert scene.parts() == {"poll": 20, "store": 30, "wait": 10, "score": 0, "sink": 0}
+    assert scene.parts() == {"poll": 20, "store": 30, "wait": 10, "apply": 0, "score": 0, "sink": 0}
 
 
 def test_every_batch_has_its_own_time_of_storing():
@@ -97,4 +100,4 @@ def test_a_row_stored_before_the_process_began_waited_since_it_was_polled():
     scene.at(60).begin()
     scene.journeys.answered(stored, [slate(0, 7)], [])
     scene.journeys.done(Answered(slates=1, events=1))
-    assert scene.parts() == {"poll": 0, "store": 0, "wait": 40, "score": 0, "sink": 0}
+    assert scene.parts() == {"poll": 0, "store": 0, "wait": 40, "apply": 0, "score": 0, "sink": 0}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
@@ -27,6 +28,8 @@ class Shop:
     def __init__(self, bootstrap, topic, folder):
         self.bootstrap, self.topic, self.folder = bootstrap, topic, folder
         self.group = f"group-of-{topic}"
+        self.working = folder / "working"
+        self.working.mkdir()
 
     def produce(self, count):
         producer = KafkaProducer(bootstrap_servers=self.bootstrap)
@@ -46,10 +49,15 @@ class Shop:
             fault,
             assignment_s,
         ]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), *sys.path])),
+        }
         command = [sys.executable, "-W", "ignore", "-m", "tests.stream.kafka.pump_process"]
         with (self.folder / "errors.txt").open("ab") as errors:
-            process = subprocess.Popen([*command, *map(str, arguments)], env=env, stderr=errors)
+            process = subprocess.Popen(
+                [*command, *map(str, arguments)], env=env, stderr=errors, cwd=self.working
+            )
         try:
             yield process
         finally:
@@ -136,6 +144,7 @@ def test_a_stop_leaves_what_was_answered_committed_and_nothing_is_delivered_agai
     delivered = sum(turn["events"] for turn in shop.turns())
     assert delivered == 104
     assert len(shop.turns()) > before
+    assert not list(shop.working.iterdir())  # it may be a folder that nothing can be written to
 
 
 def test_a_shard_is_given_its_partitions_and_no_others(shop):
