@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from time import monotonic
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -26,21 +25,10 @@ if TYPE_CHECKING:
 WAIT_S = 30.0
 
 
-@dataclass
-class Stored:
-    """As much of a pipeline as turns need: whether all is answered, and what answering does."""
-
-    answer: Callable[..., Answered]
-    answered: bool = False
-    waits: list[float] = field(default_factory=list)
-
-    def wait_answered(self, timeout_s: float) -> bool:
-        self.waits.append(timeout_s)
-        return self.answered
-
-
-def answering(pipeline: Any) -> Answering:
+def answering(answer: Callable[..., Answered]) -> Answering:
+    """Return what answers over a store in which something always waits."""
     metrics = PrometheusMetrics()
+    pipeline: Any = SimpleNamespace(answer=answer, wait_answered=lambda _: False)
     return Answering(
         pipeline,
         LiveConfig(),
@@ -58,7 +46,7 @@ def test_storing_waits_for_an_answer_in_hand_and_no_longer():
         assert end.wait(WAIT_S)
         return Answered()
 
-    ours = answering(Stored(answer))
+    ours = answering(answer)
     beside = threading.Thread(target=ours.answer, args=({},))
     beside.start()
     assert begun.wait(WAIT_S)
@@ -77,8 +65,7 @@ def test_an_answer_that_fails_is_over():
     def answer(*_: object, **__: object) -> Answered:
         raise SinkError("gone", retry_after_s=None)
 
-    stored = Stored(answer)
-    ours = answering(stored)
+    ours = answering(answer)
     with pytest.raises(SinkError):
         ours.answer({})
     started = monotonic()
